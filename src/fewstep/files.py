@@ -1,0 +1,86 @@
+"""Files that appear whole: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path`; on success it is synced and renamed to `path`.
+
+    The name ends in `.tmp` so that no reader's glob for the real ending finds it. On
+    an exception nothing appears under `path` and the part is removed. A full disk is
+    reported as a `UserError` that names the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            raise UserError(
+                "the disk is full", where=str(path), do="free space and run again"
+            ) from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; a missing or broken one is a `UserError` that names it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise UserError("file not found", where=str(path)) from error
+    except ValueError as error:
+        raise UserError(
+            f"not valid JSON ({error})", where=str(path), do="delete it and run again"
+        ) from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex SHA-256 of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,23 @@
+"""What all tests share: one thread, golden numbers, tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and bits stay the same."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Any:
+    """Reader of golden files by name, such as `tarflow/cond_cfg`."""
+    return lambda name: torch.load(GOLDEN / f"{name}.pt", weights_only=True)

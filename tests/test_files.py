@@ -1,0 +1,112 @@
+"""Files appear whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fewstep import files
+from fewstep.errors import UserError
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    """A failed write leaves neither the file nor a part."""
+
+    def fail() -> None:
+        with files.atomic_path(tmp_path / "a.bin") as part:
+            part.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    """While a file is rewritten, readers see the old content."""
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": 1})
+    with files.atomic_path(path) as part:
+        part.write_text("new")
+        assert files.read_json(path) == {"old": 1}
+    assert path.read_text() == "new"
+
+
+def test_kill_9_leaves_no_half_file(tmp_path: Path) -> None:
+    """A writer that is killed leaves the old file whole."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    program = (
+        "import sys, time; from fewstep import files\n"
+        f"with files.atomic_path({str(path)!r}) as part:\n"
+        "    part.write_bytes(b'new'); print('ready', flush=True); time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert path.read_bytes() == b"old"
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space left becomes a UserError that names the file."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match=r"a\.json: the disk is full"):
+        files.write_json(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_refuses_what_json_cannot_say(tmp_path: Path) -> None:
+    """NaN is not written into a JSON file."""
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"x": float("nan")})
+
+
+def test_missing_and_broken_json_are_one_line(tmp_path: Path) -> None:
+    """Reading names the file and what is wrong."""
+    with pytest.raises(UserError, match=r"a\.json: file not found"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(UserError, match=r"b\.json: not valid JSON"):
+        files.read_json(tmp_path / "b.json")
+
+
+def test_hash_of_a_value_ignores_key_order() -> None:
+    """Two writings of one value have one hash."""
+    assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json({"b": 2, "a": 1})
+    assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})
+
+
+def test_progress_prints_rate_and_remaining_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lines come every so often and at the end, counting resumed work as done."""
+    from fewstep.progress import Progress, clock
+
+    now = {"t": 0.0}
+    monkeypatch.setattr(time, "monotonic", lambda: now["t"])
+    lines: list[str] = []
+    progress = Progress("work", 10, done=4, every=5, write=lines.append)
+    for _ in range(6):
+        now["t"] += 2
+        progress.advance()
+    assert lines == [
+        "  work  7/10 (70 %)  0.5/s, 0:06 left",
+        "  work  10/10 (100 %)  0.5/s, done",
+    ]
+    assert clock(3725) == "1:02:05"
