@@ -1,0 +1,235 @@
+"""What the types cannot say: names that must exist, numbers that must fit together.
+
+Each check is a generator of problems over configurations whose types are right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from fewstep.config.base import is_path
+from fewstep.config.checks_tarflow import check_tarflow
+from fewstep.config.data import AssetSpec, ClassifierSpec, ReferenceSpec
+from fewstep.config.problems import Problem, distinct, unknown
+from fewstep.config.spine import TrainSpec
+from fewstep.config.tree import Config, Experiment
+from fewstep.yamlpos import KeyPath
+
+RESERVED = frozenset(
+    {"all", "clean", "demo", "report", "tarflow", "seqrf", "par"}
+    | {"assets", "data", "extractors", "logs", "references", "samples", "tables"}
+)
+"""Names that targets and folders of the workflow have already."""
+
+
+def check_config(config: Config, root: Path) -> Iterator[Problem]:
+    """Every problem of a configuration; `root` is where its paths start."""
+    yield from _check_datasets(config)
+    yield from _check_extractors(config, root)
+    yield from _check_references(config, root)
+    for name, experiment in config.experiments.items():
+        path = ("experiments", name)
+        if name in RESERVED:
+            what = f"'{name}' is a target or folder of the workflow"
+            yield Problem(path, what, "another name")
+        yield from _check_weights(experiment, path, config.assets, root)
+        if experiment.dataset in config.datasets:
+            yield from _check_dataset_fits(experiment, path, config)
+        else:
+            key = (*path, "dataset")
+            yield unknown(key, "dataset", experiment.dataset, config.datasets)
+        yield from _check_evaluation(experiment, path, config)
+        yield from _check_timing(experiment, path)
+        yield from check_tarflow(experiment, path)
+
+
+def check_assets(assets: Mapping[str, AssetSpec]) -> Iterator[Problem]:
+    """Every problem of an asset table."""
+    owners: dict[str, str] = {}
+    for name, asset in assets.items():
+        if asset.repo is not None and asset.file is None:
+            yield Problem((name,), "key 'file' is missing", "the file's name in repo")
+        for key in ("file", "revision"):
+            if asset.repo is None and getattr(asset, key) is not None:
+                yield Problem((name, key), f"'{key}' without 'repo'", "both, or none")
+        owner = owners.setdefault(asset.path, name)
+        if owner != name:
+            what = f"{asset.path} is the path of asset '{owner}' too"
+            yield Problem((name, "path"), what, "a path of its own")
+
+
+def _check_datasets(config: Config) -> Iterator[Problem]:
+    for name, dataset in config.datasets.items():
+        path = ("datasets", name)
+        if dataset.source == "folder" and dataset.path is None:
+            what = "key 'path' is missing"
+            yield Problem(path, what, "the folder that holds <class>/<image>")
+        for key in ("licence", "attribution"):
+            if dataset.source == "folder" and not getattr(dataset, key):
+                what = f"key '{key}' is missing"
+                yield Problem(path, what, "a source 'folder' must say it")
+        if dataset.source != "folder" and dataset.path is not None:
+            what = f"source {dataset.source} reads no folder"
+            yield Problem((*path, "path"), what, "no path")
+
+
+def _check_extractors(config: Config, root: Path) -> Iterator[Problem]:
+    for name, extractor in config.extractors.items():
+        path = ("extractors", name)
+        if isinstance(extractor, ClassifierSpec):
+            if extractor.dataset not in config.datasets:
+                key = (*path, "dataset")
+                yield unknown(key, "dataset", extractor.dataset, config.datasets)
+        elif extractor.weights is not None:
+            key = (*path, "weights")
+            yield from _check_file(key, extractor.weights, config.assets, root)
+
+
+def _check_references(config: Config, root: Path) -> Iterator[Problem]:
+    for name, reference in config.references.items():
+        path = ("references", name)
+        if reference.extractor not in config.extractors:
+            key = (*path, "extractor")
+            yield unknown(key, "extractor", reference.extractor, config.extractors)
+        if (reference.dataset is None) == (reference.file is None):
+            both = "both 'dataset' and 'file'" if reference.file else "neither source"
+            yield Problem(path, f"{both} given", "'dataset' or 'file'")
+        elif reference.file is not None:
+            key = (*path, "file")
+            yield from _check_file(key, reference.file, config.assets, root)
+            if reference.keep_features:
+                key = (*path, "keep_features")
+                yield Problem(key, "a file's features are fixed", "no keep_features")
+        else:
+            yield from _check_computed(reference, path, config)
+
+
+def _check_computed(
+    reference: ReferenceSpec, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """A reference that the workflow computes from a dataset."""
+    if reference.dataset not in config.datasets:
+        key = (*path, "dataset")
+        yield unknown(key, "dataset", str(reference.dataset), config.datasets)
+    if reference.flips == "random":
+        what = "random flips cannot be computed anew"
+        yield Problem((*path, "flips"), what, "none or both (random: files only)")
+
+
+def _check_file(
+    path: KeyPath, text: str, assets: Collection[str], root: Path
+) -> Iterator[Problem]:
+    """`asset name or path`: the asset must be known, the path must exist."""
+    if not is_path(text):
+        if text not in assets:
+            of = " of the asset table, or a path with a slash, such as ./model.pth"
+            yield unknown(path, "asset", text, assets, of)
+    elif not (root / text).is_file():
+        where = "" if Path(text).is_absolute() else f" (below {root.resolve()})"
+        yield Problem(path, f"file {text} not found{where}", "an existing file")
+
+
+def _check_weights(
+    experiment: Experiment, path: KeyPath, assets: Collection[str], root: Path
+) -> Iterator[Problem]:
+    """A checkpoint, or the training that makes one."""
+    if (experiment.checkpoint is None) == (experiment.train is None):
+        found = "both" if experiment.train else "neither"
+        what = f"{found} of 'checkpoint' and 'train' given"
+        yield Problem(path, what, "exactly one of them")
+    if experiment.checkpoint is not None:
+        key = (*path, "checkpoint")
+        yield from _check_file(key, experiment.checkpoint, assets, root)
+    if experiment.train is not None:
+        yield from _check_train(experiment.train, (*path, "train"))
+
+
+def _check_train(train: TrainSpec, path: KeyPath) -> Iterator[Problem]:
+    if (train.steps is None) == (train.epochs is None):
+        found = "both" if train.steps else "neither"
+        yield Problem(path, f"{found} of 'steps' and 'epochs' given", "exactly one")
+    if train.warmup_steps is not None and train.warmup_epochs is not None:
+        what = "both 'warmup_steps' and 'warmup_epochs' given"
+        yield Problem((*path, "warmup_epochs"), what, "at most one of them")
+    for key in ("start_lr", "min_lr"):
+        rate = getattr(train, key)
+        if rate > train.lr:
+            what = f"{rate} is above the peak lr {train.lr}"
+            yield Problem((*path, key), what, f"at most {train.lr}")
+
+
+def _check_dataset_fits(
+    experiment: Experiment, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """The model, and the training, against the dataset."""
+    dataset, model = config.datasets[experiment.dataset], experiment.model
+    of = f"of dataset '{dataset.name}'"
+    if model.img_size != dataset.size:
+        what = f"{model.img_size} is not the size {of}"
+        yield Problem((*path, "model", "img_size"), what, str(dataset.size))
+    if model.num_classes not in (0, dataset.num_classes):
+        what = f"{model.num_classes} is not the number of classes {of}"
+        expected = f"{dataset.num_classes}, or 0 for an unconditional model"
+        yield Problem((*path, "model", "num_classes"), what, expected)
+    if dataset.count is None:
+        return
+    train = experiment.train
+    held_out = round(dataset.count * train.holdout) if train else 0
+    if train and train.batch > dataset.count - held_out:
+        what = f"a batch of {train.batch} is more than the training images {of}"
+        expected = f"at most {dataset.count - held_out}"
+        yield Problem((*path, "train", "batch"), what, expected)
+    if experiment.rank.num_mc > dataset.count:
+        what = f"{experiment.rank.num_mc} is more than the images {of}"
+        key = (*path, "rank", "num_mc")
+        yield Problem(key, what, f"at most {dataset.count}")
+
+
+def _check_evaluation(
+    experiment: Experiment, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    evaluation, path = experiment.evaluation, (*path, "evaluation")
+    yield from distinct((*path, "seeds"), evaluation.seeds)
+    if evaluation.kid and evaluation.kid_subset_size > evaluation.n:
+        what = f"{evaluation.kid_subset_size} is more than n"
+        yield Problem((*path, "kid_subset_size"), what, f"at most {evaluation.n}")
+    reference = config.references.get(evaluation.reference)
+    if reference is None:
+        key = (*path, "reference")
+        yield unknown(key, "reference", evaluation.reference, config.references)
+        return
+    needed = evaluation.kid_subset_size if evaluation.kid else 1
+    for metric in ("kid", "precision_recall"):
+        if reference.file or not getattr(evaluation, metric):
+            continue
+        if reference.keep_features < (needed if metric == "kid" else 1):
+            what = f"reference '{reference.name}' keeps too few real features"
+            do = f"set references.{reference.name}.keep_features to {needed} or more"
+            yield Problem((*path, metric), what, do=do)
+    yield from _check_sizes(experiment, reference, path, config)
+
+
+def _check_sizes(
+    experiment: Experiment, reference: ReferenceSpec, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """A classifier does not resize: what it was trained on is what it can score."""
+    extractor = config.extractors.get(reference.extractor)
+    if not isinstance(extractor, ClassifierSpec):
+        return
+    for name in dict.fromkeys([extractor.dataset, reference.dataset]):
+        dataset = config.datasets.get(name or "")
+        if dataset is not None and dataset.size != experiment.model.img_size:
+            what = (
+                f"reference '{reference.name}' is of {dataset.size} px images "
+                f"(dataset '{name}'), the model's are {experiment.model.img_size} px"
+            )
+            yield Problem((*path, "reference"), what, "a reference of the same size")
+
+
+def _check_timing(experiment: Experiment, path: KeyPath) -> Iterator[Problem]:
+    timing, path = experiment.timing, (*path, "timing")
+    yield from distinct((*path, "batches"), timing.batches)
+    if timing.baseline not in experiment.samplers:
+        key = (*path, "baseline")
+        yield unknown(key, "sampler", timing.baseline, experiment.samplers)

@@ -1,0 +1,166 @@
+"""What the experiments of all systems say: training, evaluation, timing, trace."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict
+
+from fewstep.config.base import (
+    Count,
+    Counts,
+    Fraction,
+    Index,
+    Indices,
+    NamedSpec,
+    Spec,
+    Texts,
+)
+
+Precision = Literal["fp32", "bf16"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class TrainSpec(Spec):
+    """Training: AdamW, linear warm-up, then a cosine to `min_lr`."""
+
+    batch: Count
+    """Images a step, over all devices together."""
+    lr: Positive
+    """Peak learning rate."""
+    steps: Count | None = None
+    """Length in optimiser steps (exclusive with `epochs`)."""
+    epochs: Count | None = None
+    """Length in passes over the dataset."""
+    warmup_steps: Index | None = None
+    """Linear warm-up in steps (exclusive with `warmup_epochs`; neither: none)."""
+    warmup_epochs: NotNegative | None = None
+    """Linear warm-up in passes over the dataset."""
+    start_lr: NotNegative = 1e-6
+    """Learning rate at the start of the warm-up."""
+    min_lr: NotNegative = 1e-6
+    """Learning rate at the end of the cosine."""
+    weight_decay: NotNegative = 1e-4
+    """AdamW weight decay, on all parameters."""
+    betas: Annotated[tuple[Fraction, Fraction], Strict(False)] = (0.9, 0.95)
+    """AdamW betas."""
+    clip: NotNegative = 0.0
+    """Largest gradient norm (0: no clipping)."""
+    drop_label: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that a label is dropped, which guidance needs."""
+    ema: Fraction = 0.0
+    """Decay of the moving average of the weights (0: none)."""
+    precision: Precision = "fp32"
+    """bf16: autocast where the device has it."""
+    seed: Index = 0
+    """Seed of weights, order, noise and dropped labels."""
+    flip: bool = False
+    """Mirror images at random."""
+    holdout: Fraction = 0.0
+    """Share of the dataset that is kept for the validation loss."""
+    gpus: Count = 1
+    """GPUs that a training job asks for; more than one start under torchrun. They have
+    no influence beyond rounding."""
+    save_every: Count = 1000
+    """Steps between two checkpoints of the run, from which it resumes."""
+    log_every: Count = 50
+    """Steps between two points of the training curve."""
+
+
+class ProtocolSpec(Spec):
+    """How samples become the bytes that are scored."""
+
+    rounding: Literal["truncate", "round"] = "truncate"
+    """255 * 0.5 * (x + 1) to whole levels; the papers truncate."""
+
+
+class EvaluationSpec(Spec):
+    """What is scored, and against what."""
+
+    reference: str
+    """Reference statistics."""
+    n: Count
+    """Samples a score."""
+    seeds: Indices = (0,)
+    """One score for each; mean and standard deviation are reported."""
+    kid: bool = False
+    """Also KID (needs real features in the reference)."""
+    kid_subset_size: Count = 1000
+    """Samples a subset of KID."""
+    kid_subsets: Count = 100
+    """Subsets of KID."""
+    precision_recall: bool = False
+    """Also precision and recall (needs real features in the reference)."""
+    isc_splits: Count = 10
+    """Splits of the Inception score."""
+    batch: Count = 64
+    """Images a call of the feature extractor; no influence on the score."""
+    protocol: ProtocolSpec = Field(default_factory=ProtocolSpec)
+    """Pixel path."""
+
+
+class TimingSpec(Spec):
+    """Seconds of sampling alone, all samplers in one job on one device."""
+
+    batches: Counts = (1, 16)
+    """Batch sizes that are timed."""
+    repeats: Count = 5
+    """Timed runs each; the median is reported."""
+    warmup: Index = 1
+    """Runs before the clock starts."""
+    baseline: str = "for"
+    """Sampler that the speed-ups are relative to."""
+
+
+class TraceSpec(Spec):
+    """The filmstrip noise, block by block, image, denoised."""
+
+    count: Count = 4
+    """Samples shown."""
+    seed: Index = 0
+    """Seed of their noise."""
+
+
+class PublishedSpec(Spec):
+    """What a paper or its code reports for one sampler."""
+
+    value: NotNegative
+    """The score."""
+    source: str
+    """Paper or repository."""
+    table: str
+    """Table or section in it."""
+    n: Count
+    """Samples behind the score."""
+    sd: NotNegative | None = None
+    """Standard deviation, if reported."""
+    seconds: Positive | None = None
+    """Seconds for `n` samples."""
+    unit: str = ""
+    """The time as printed, and how it became seconds."""
+    hardware: str = ""
+    """Devices of the published time."""
+    note: str = ""
+    """Known defects of the published program, among others."""
+    assumed: Texts = ()
+    """What the source does not state and this preset assumes."""
+
+
+class ExperimentSpec(NamedSpec):
+    """What an experiment of any system says."""
+
+    dataset: str
+    """Dataset of the model."""
+    evaluation: EvaluationSpec
+    """Scores."""
+    description: str = ""
+    """One line for the report."""
+    checkpoint: str | None = None
+    """Asset name, or path with a slash, of trained weights (exclusive with `train`)."""
+    train: TrainSpec | None = None
+    """Train the weights instead."""
+    timing: TimingSpec = Field(default_factory=TimingSpec)
+    """Timing."""
+    trace: TraceSpec = Field(default_factory=TraceSpec)
+    """Trace."""

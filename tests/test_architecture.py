@@ -1,0 +1,82 @@
+"""Arrows between the rooms point one way: cli -> stages -> systems -> shared parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fewstep
+from fewstep._syntax import read_module
+from fewstep.codedigest import closure
+
+PACKAGE = Path(fewstep.__file__).parent
+SYSTEMS = {"tarflow", "seqrf", "par"}
+HEAVY = {"torch", "torchvision", "torch_fidelity", "numpy", "pandas", "pyarrow", "PIL"}
+AT_PARSE = {"errors", "files", "codedigest", "targets", "yamlpos", "config"}
+"""What the Snakefile imports."""
+EXCEPTIONS = {("fewstep.config.checks_tarflow", "fewstep.tarflow.strategy")}
+"""The configuration asks the paper's notation whether it can be read (no torch)."""
+
+
+def modules() -> dict[str, frozenset[str]]:
+    """Every module of fewstep with the dotted names that it imports itself."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        found[name] = frozenset(read_module(path.read_bytes(), name, str(path)).imports)
+    return found
+
+
+MODULES = modules()
+
+
+def room(name: str) -> str:
+    """`tarflow` of `fewstep.tarflow.model`; "" for what is not of fewstep."""
+    package, *inner = name.split(".")
+    return inner[0] if package == "fewstep" and inner else ""
+
+
+def arrows(name: str) -> set[tuple[str, str]]:
+    """(room, imported name) of everything of fewstep that a module imports."""
+    targets = {target for target in MODULES[name] if room(target)}
+    allowed = {target for module, target in EXCEPTIONS if module == name}
+    return {
+        (room(target), target)
+        for target in targets
+        if not any(f"{target}.".startswith(f"{one}.") for one in allowed)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_arrows(name: str) -> None:
+    """Shared parts import no system; systems no other one; stages not the cli."""
+    here = room(name)
+    forbidden = {"cli", "stages"} | SYSTEMS
+    if here in SYSTEMS:
+        forbidden -= {here}
+    elif here == "stages":
+        forbidden -= SYSTEMS | {"stages"}
+    elif here in ("cli", "__main__"):
+        forbidden = set()
+    assert {target for there, target in arrows(name) if there in forbidden} == set()
+
+
+def test_exceptions_are_needed() -> None:
+    """An exception that nobody uses any more is taken off the list."""
+    for module, target in EXCEPTIONS:
+        assert any(f"{name}.".startswith(f"{target}.") for name in MODULES[module])
+
+
+@pytest.mark.parametrize("part", sorted(AT_PARSE & set(map(room, MODULES))))
+def test_nothing_heavy_at_parse(part: str) -> None:
+    """What the Snakefile imports, and all that this imports, is light."""
+    for name in closure(*(name for name in MODULES if room(name) == part)):
+        tops = {target.partition(".")[0] for target in MODULES[name]}
+        assert tops & HEAVY == set(), name
+
+
+def test_package_itself_imports_nothing() -> None:
+    """`import fewstep.x` must not load the rest through the package's __init__."""
+    assert closure("fewstep") == ["fewstep"]
