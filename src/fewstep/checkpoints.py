@@ -1,0 +1,109 @@
+"""Checkpoints: foreign ones read safely, our own written as safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fewstep import files
+from fewstep.errors import UserError
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file or of a pickled state dict.
+
+    Pickles are read with `weights_only=True`: they cannot run code.
+
+    Raises:
+        UserError: when the file is missing, broken, or holds anything but tensors.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError("checkpoint not found", where=str(path))
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from error
+    except Exception as error:  # pickle's own errors have no common base
+        raise _unreadable(path, error) from error
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        raise UserError("not a state dict", where=str(path), expected="named tensors")
+    return dict(content)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the checkpoint cannot be read ({type(error).__name__})",
+        where=str(path),
+        do="delete it and fetch it again",
+    )
+
+
+def write_state_dict(
+    path: str | Path, tensors: Mapping[str, Tensor], manifest: dict[str, Any]
+) -> None:
+    """Write a `.safetensors` file with its manifest in the header and beside it.
+
+    Args:
+        path: `….safetensors`; the manifest also goes to `….json`.
+        tensors: contiguous copies are made.
+        manifest: a JSON value: where the weights come from.
+    """
+    path = Path(path)
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with files.atomic_path(path) as part:
+        save_file(whole, part, {"manifest": json.dumps(manifest, sort_keys=True)})
+    record = {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
+    files.write_json(path.with_suffix(".json"), {**record, **manifest})
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest in a `.safetensors` header; empty where there is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("manifest", "{}")
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(Path(path), error) from error
+    value: dict[str, Any] = json.loads(text)
+    return value
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load strictly, in the model's own types; buffers that only mask may be absent.
+
+    Raises:
+        UserError: naming the first tensor that is missing, extra or of another shape.
+    """
+    own = model.state_dict()
+    derived = {name for name in own if name.rsplit(".", 1)[-1] == "attn_mask"}
+    for name in (*own, *tensors):
+        found, wanted = tensors.get(name), own.get(name)
+        if found is None and name in derived:
+            continue
+        if found is None or wanted is None or found.shape != wanted.shape:
+            raise UserError(
+                f"tensor {name}: {_shape(found)}",
+                where=where,
+                expected=f"{_shape(wanted)}: checkpoint and model do not fit",
+                do="check the experiment's model against the checkpoint",
+            )
+    whole = {
+        name: tensors.get(name, value).to(value.dtype) for name, value in own.items()
+    }
+    model.load_state_dict(whole)
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"shape {tuple(tensor.shape)}"

@@ -1,0 +1,212 @@
+"""Which blocks are tough and where to start: IGM, CRM and the empirical profile.
+
+The formulas are those of the released GS-Jacobi program. IGM, the initial guess
+metric, is the norm of the batch mean of the error after one Jacobi step from a guess.
+CRM, the convergence ranking metric, is ||mean exp(-s) x|| ||W_s|| + ||W_u|| with the
+halves W_s, W_u of the output projection. Two further measures stand beside them: `crm`
+with z exp(s) = x - u in place of exp(-s) x, which is what the derivative of a Jacobi
+step contains; and the empirical profile, the error by iteration on exact pairs (x, z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.tarflow.inverse import (
+    UNGUIDED,
+    BlockEvaluator,
+    Guidance,
+    initial_guess,
+    invert_block,
+    jacobi_step,
+)
+from fewstep.tarflow.model import FlowBlock, TarFlow
+from fewstep.tarflow.strategy import BlockPlan
+
+Norm = Literal[1, 2, "fro"]
+GUESSES = ("z", "zeros")
+
+
+@dataclass(frozen=True)
+class BlockMetrics:
+    """Metrics of every block, block 0 first; float64, not rounded.
+
+    Attributes:
+        igm: (blocks, 2) error norm after one step from z and from zeros.
+        crm: (blocks, 4): ||mean exp(-s) x||, ||W_s||, ||W_u||, first two's product
+            plus the third.
+        crm_derived: (blocks, 4): the same with x - u in place of exp(-s) x.
+    """
+
+    igm: Tensor
+    crm: Tensor
+    crm_derived: Tensor
+
+    @property
+    def crm_percent(self) -> Tensor:
+        """Share of each block (blocks,), from two decimals as the program prints."""
+        rounded = torch.round(self.crm[:, 3], decimals=2)
+        return 100 * rounded / rounded.sum()
+
+    @property
+    def share(self) -> Tensor:
+        """Share of each block (blocks,) in percent, from the unrounded CRM."""
+        return 100 * self.crm[:, 3] / self.crm[:, 3].sum()
+
+    @property
+    def best_guess(self) -> list[int]:
+        """The guess of smaller IGM for each block: 0 = z, 1 = zeros."""
+        return [int(i) for i in self.igm.argmin(dim=1)]
+
+
+def block_metrics(
+    model: TarFlow,
+    x: Tensor,
+    y: Tensor | None = None,
+    norm: Norm = 2,
+    *,
+    batch: int = 256,
+) -> BlockMetrics:
+    """IGM and CRM of every block on images.
+
+    Args:
+        model: the flow.
+        x: images (N, Cimg, H, W) in [-1, 1].
+        y: labels of the forward pass (N,) or None. The step from the guess always
+            uses the class mean, as the released program does.
+        norm: matrix norm of the (T, C) means: 1, 2 (spectral) or "fro".
+        batch: images at a time; it does not change the result.
+
+    Raises:
+        ValueError: for another norm.
+    """
+    if norm not in (1, 2, "fro"):
+        raise ValueError(f"norm must be 1, 2 or 'fro', not {norm!r}")
+    count = len(model.flows)
+    shape = (count, model.tokens, model.token_dim)
+    # Sums of: error from z, error from zeros, exp(-s) x, x - u.
+    sums = [torch.zeros(shape, dtype=torch.float64, device=x.device) for _ in range(4)]
+    with torch.inference_mode():
+        for part, labels in _chunks(x, y, batch):
+            tokens = model.patchify(part)
+            for number, block in enumerate(model.flows):
+                terms, tokens = _block_terms(block, tokens, labels)
+                for total, term in zip(sums, terms, strict=True):
+                    total[number] += term.sum(dim=0, dtype=torch.float64)
+    means = [total / len(x) for total in sums]
+    igm = torch.stack([_norms(means[0], norm), _norms(means[1], norm)], dim=1)
+    weights = [b.proj_out.weight.detach().double().chunk(2) for b in model.flows]
+    w_s = _norms(torch.stack([w[0] for w in weights]), norm)
+    w_u = _norms(torch.stack([w[1] for w in weights]), norm)
+    crm, derived = (
+        torch.stack([a, w_s, w_u, a * w_s + w_u], dim=1).cpu()
+        for a in (_norms(means[2], norm), _norms(means[3], norm))
+    )
+    return BlockMetrics(igm.cpu(), crm, derived)
+
+
+def _block_terms(
+    block: FlowBlock, x: Tensor, y: Tensor | None
+) -> tuple[list[Tensor], Tensor]:
+    """Per image: both one-step errors, exp(-s) x, x - u; and z in raster order."""
+    x = block.ordered(x)
+    s, u = block.network(x, block.positions(), block.embedding(y, len(x)))
+    pad = (0, 0, 1, 0)
+    s = torch.nn.functional.pad(s[:, :-1], pad)
+    u = torch.nn.functional.pad(u[:, :-1], pad)
+    z = (x - u) * torch.exp(-s)
+    evaluate = BlockEvaluator(block, None, len(x), UNGUIDED)
+    errors = []
+    for guess in (0, 1):
+        start = initial_guess(z, guess)
+        s1, u1 = evaluate(start[:, :-1], 0)
+        error = torch.zeros_like(x)  # token 0 passes unchanged
+        error[:, 1:] = jacobi_step(z[:, 1:], s1, u1) - x[:, 1:]
+        errors.append(error)
+    return [*errors, torch.exp(-s) * x, x - u], block.ordered(z)
+
+
+def _norms(matrices: Tensor, norm: Norm) -> Tensor:
+    """Matrix norm of each (…, T, C)."""
+    norms: Tensor = torch.linalg.matrix_norm(matrices, ord=norm)
+    return norms
+
+
+def _chunks(
+    x: Tensor, y: Tensor | None, batch: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for start in range(0, len(x), batch):
+        stop = start + batch
+        yield x[start:stop], None if y is None else y[start:stop]
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Error by iteration of one block, segment by segment.
+
+    Attributes:
+        largest: largest absolute error over samples and entries (iterations,).
+        rms: root mean square error (iterations,).
+        median: median over samples of the largest absolute error (iterations,).
+    """
+
+    largest: list[float]
+    rms: list[float]
+    median: list[float]
+
+
+def convergence(
+    block: FlowBlock,
+    x: Tensor,
+    z: Tensor,
+    y: Tensor | None,
+    *,
+    guess: int,
+    segments: int = 1,
+    iterations: int | None = None,
+    guidance: Guidance = UNGUIDED,
+) -> list[Convergence]:
+    """Error after every iteration on exact pairs: one run gives them all.
+
+    Args:
+        block: the block.
+        x, z: its exact input and output (B, T, C) in raster order.
+        y: labels the pair was made with, or None.
+        guess: 0 = z, 1 = zeros.
+        segments: 1 = Jacobi. With more, each segment starts from solved ones.
+        iterations: most iterations a segment (default: to the end).
+        guidance: the pair's guidance.
+
+    Returns:
+        one `Convergence` a segment.
+    """
+    exact = block.ordered(x)
+    tokens = exact.shape[1]
+    found: list[Convergence] = []
+    size = -(-tokens // segments)
+
+    def record(segment: int, _: int, now: Tensor) -> None:
+        if len(found) == segment:
+            found.append(Convergence([], [], []))
+        window = slice(segment * size + 1, (segment + 1) * size + 1)
+        error = (now[:, window] - exact[:, window]).abs()
+        worst = error.amax(dim=(1, 2))
+        found[segment].largest.append(float(worst.max()))
+        found[segment].median.append(float(worst.median()))
+        found[segment].rms.append(float(error.square().mean().sqrt()))
+
+    plan = BlockPlan(segments, iterations or tokens, guess)
+    with torch.inference_mode():
+        invert_block(block, z, y, plan, guidance=guidance, tol=0.0, on_iteration=record)
+    return found
+
+
+def iterations_to(error: list[float], tolerance: float) -> int | None:
+    """First iteration (from 1) from which on the error stays within `tolerance`."""
+    last_bad = max((i for i, e in enumerate(error) if not e <= tolerance), default=-1)
+    return last_bad + 2 if last_bad + 1 < len(error) else None

@@ -1,0 +1,186 @@
+"""A TarFlow as a sampler of the spine, and self-denoising."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewstep import checkpoints, files, noise
+from fewstep.device import pick_device
+from fewstep.sampling import Draw
+from fewstep.tarflow.inverse import (
+    UNGUIDED,
+    Guidance,
+    Inversion,
+    Mode,
+    invert,
+    mean_steps,
+)
+from fewstep.tarflow.model import TarFlow
+from fewstep.tarflow.strategy import Strategy
+
+
+def self_denoise(
+    model: TarFlow,
+    x: Tensor,
+    y: Tensor | None,
+    noise_std: float,
+    lr_multiplier: float,
+) -> Tensor:
+    """One step up the model's own density: x + m σ² ∇ log p(x).
+
+    With m = 1 this is Tweedie's estimate of the image without its training noise
+    (arXiv 2412.06329, §2.5). It does not depend on the batch size.
+
+    Args:
+        model: the flow.
+        x: images (B, Cimg, H, W), not clipped.
+        y: labels (B,) or None.
+        noise_std: σ of the training noise.
+        lr_multiplier: m.
+
+    Returns:
+        images (B, Cimg, H, W).
+    """
+    with torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        out = model(x, y)
+        nll = 0.5 * out.z.square().mean(dim=(1, 2)) - out.logdets
+        (gradient,) = torch.autograd.grad(nll.sum(), x)
+    dimensions = x[0].numel()
+    return x.detach() - lr_multiplier * noise_std**2 * dimensions * gradient
+
+
+@dataclass
+class TarFlowSampler:
+    """Draws images from a TarFlow by one strategy; see `fewstep.sampling.Sampler`.
+
+    Attributes:
+        model: the flow, on its device, in evaluation mode.
+        strategy: how each block is inverted.
+        guidance: of the inverse.
+        mode, tol: of the inverse.
+        temperature: factor on the noise.
+        noise_std: training noise, for self-denoising.
+        denoise: multiplier of self-denoising, 0 = off.
+        precision: "fp32", or "bf16" autocast.
+    """
+
+    model: TarFlow
+    strategy: Strategy
+    guidance: Guidance = UNGUIDED
+    mode: Mode = "exact"
+    tol: float | None = None
+    temperature: float = 1.0
+    noise_std: float = 0.0
+    denoise: float = 0.0
+    precision: str = "fp32"
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.var.device
+
+    def inputs(
+        self,
+        seed: int,
+        indices: list[int],
+        labels: NDArray[np.int64] | None,
+        attempt: int = 0,
+        purpose: str = "noise",
+    ) -> tuple[Tensor, Tensor | None]:
+        """Noise (B, T, C) and labels (B,) of samples, on the device."""
+        shape = (self.model.tokens, self.model.token_dim)
+        drawn = noise.normal(seed, purpose, indices, shape, attempt)
+        z = torch.from_numpy(drawn).to(self.device) * self.temperature
+        labelled = labels is not None and self.model.num_classes > 0
+        y = torch.from_numpy(labels).to(self.device) if labelled else None
+        return z, y
+
+    def invert(self, z: Tensor, y: Tensor | None) -> Inversion:
+        """The inverse, with everything that a search or a trace wants to know."""
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            return invert(
+                self.model,
+                z,
+                y,
+                strategy=self.strategy,
+                guidance=self.guidance,
+                mode=self.mode,
+                tol=self.tol,
+            )
+
+    def draw(self, inputs: tuple[Tensor, Tensor | None]) -> Draw:
+        """Sampling alone, as the clock sees it; see `Sampler.draw`."""
+        inversion = self.invert(*inputs)
+        return Draw(
+            inversion.images,
+            steps=sum(inversion.steps),
+            iterations=mean_steps(inversion.evaluations, self.model.tokens),
+        )
+
+    def finish(self, images: Tensor, inputs: tuple[Tensor, Tensor | None]) -> Tensor:
+        """Self-denoising, where the sampler has it."""
+        if not self.denoise:
+            return images
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            return self_denoise(
+                self.model, images, inputs[1], self.noise_std, self.denoise
+            )
+
+
+def load_model(
+    config: dict[str, Any], checkpoint: str | Path, device: torch.device
+) -> TarFlow:
+    """A TarFlow in evaluation mode with the weights of a `.safetensors` file.
+
+    Raises:
+        UserError: when the weights do not fit the architecture.
+    """
+    model = TarFlow(**config)
+    tensors = checkpoints.read_state_dict(checkpoint)
+    checkpoints.load_weights(model, tensors, str(checkpoint))
+    return model.to(device).eval()
+
+
+def load_sampler(
+    spec: dict[str, Any], checkpoint: str | Path, plan: str | Path | None
+) -> TarFlowSampler:
+    """The sampler of a resolved experiment; see `Sampler`.
+
+    Args:
+        spec: resolved `model`, `noise`, `sampling`, and `mode`, `tol` of the sampler.
+        checkpoint: `model.safetensors`.
+        plan: `strategy.json`; None = For.
+    """
+    sampling = spec["sampling"]
+    model = load_model(spec["model"], checkpoint, pick_device())
+    if plan is None:
+        strategy = Strategy.sequential(len(model.blocks), model.tokens)
+    else:
+        strategy = Strategy.from_dict(files.read_json(plan)["strategy"])
+    return TarFlowSampler(
+        model,
+        strategy,
+        Guidance(
+            sampling["guidance"],
+            sampling["guide_what"],
+            sampling["attn_temp"],
+            sampling["annealed"],
+        ),
+        mode=spec.get("mode", "exact"),
+        tol=spec.get("tol"),
+        temperature=sampling["temperature"],
+        noise_std=spec["noise"]["std"],
+        denoise=sampling["self_denoise"],
+        precision=sampling["precision"],
+    )

@@ -1,0 +1,269 @@
+"""How each block is inverted, and the paper's notation for it, both ways.
+
+The notation `[Stack-GS-J-Else]` of GS-Jacobi (arXiv 2505.12849, README of the released
+code): `Stack` are the block numbers that are cut into `GS` equal segments, each
+iterated at most `J` times; every other block is one segment (plain Jacobi) of at most
+`Else` iterations. Several stacked blocks may have a `GS` and a `J` each, separated by
+slashes in the order of `Stack`: `[0/7-256/8-1/13-6]`. A block cut into as many segments
+as it has tokens is solved token by token: `For`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+FOR = 0
+"""`BlockPlan.segments` of the sequential solver."""
+
+_GUESSES = ("z", "zeros")
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """How one block is inverted.
+
+    Attributes:
+        segments: 0 = For (one token a step), 1 = Jacobi over the whole sequence,
+            g > 1 = g segments one after the other with Jacobi inside (GS-Jacobi).
+        max_jacobi: most iterations in each segment (For: always 1).
+        guess: where the iteration starts: 0 = the block's input z, 1 = zeros with
+            the first token kept.
+        tol: stop when no entry of the sample moved more than this (None: the
+            caller's tolerance).
+    """
+
+    segments: int = FOR
+    max_jacobi: int = 1
+    guess: int = 0
+    tol: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.segments < 0:
+            raise ValueError(f"segments must be 0 or more, not {self.segments}")
+        if self.guess not in (0, 1):
+            raise ValueError(f"guess must be 0 (z) or 1 (zeros), not {self.guess}")
+        if self.max_jacobi < 1:
+            raise ValueError(f"max_jacobi must be 1 or more, not {self.max_jacobi}")
+
+    @property
+    def is_for(self) -> bool:
+        """Whether the block is solved token by token."""
+        return self.segments == FOR
+
+    @property
+    def mode(self) -> str:
+        """`for`, `jacobi` or `gs-jacobi`."""
+        return ("for", "jacobi")[self.segments] if self.segments < 2 else "gs-jacobi"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One plan a block.
+
+    Attributes:
+        blocks: plan of block 0, 1, … n-1 (the order of the forward pass; the lists
+            of the released program run the other way).
+        tokens: sequence length T, where known; it turns g = T segments into For.
+    """
+
+    blocks: tuple[BlockPlan, ...]
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        plans = tuple(_normalised(plan, self.tokens) for plan in self.blocks)
+        object.__setattr__(self, "blocks", plans)
+
+    @classmethod
+    def sequential(cls, num_blocks: int, tokens: int | None = None) -> Strategy:
+        """For on every block: the exact inverse."""
+        return cls((BlockPlan(),) * num_blocks, tokens)
+
+    @classmethod
+    def from_lists(
+        cls,
+        num_gs: Sequence[int],
+        max_jacobi: Sequence[int],
+        guess: Sequence[int] | None = None,
+        tokens: int | None = None,
+    ) -> Strategy:
+        """The released program's three lists; position i is block n-1-i.
+
+        Raises:
+            ValueError: when the lists differ in length or hold an impossible number.
+        """
+        guess = [0] * len(num_gs) if guess is None else guess
+        if not len(num_gs) == len(max_jacobi) == len(guess):
+            raise ValueError(
+                "num_gs, max_jacobi and guess must have one number a block, but have "
+                f"{len(num_gs)}, {len(max_jacobi)} and {len(guess)}"
+            )
+        rows = zip(num_gs, max_jacobi, guess, strict=True)
+        plans = [BlockPlan(max(g, 0), 1 if g < 1 else j, s) for g, j, s in rows]
+        return cls(tuple(reversed(plans)), tokens)
+
+    def to_lists(self) -> tuple[list[int], list[int], list[int]]:
+        """`num_GS_list`, `max_jacobi_list`, `guess_list` of the released program."""
+        plans = self.blocks[::-1]
+        return (
+            [plan.segments for plan in plans],
+            [plan.max_jacobi for plan in plans],
+            [plan.guess for plan in plans],
+        )
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        *,
+        num_blocks: int,
+        tokens: int,
+        guess: Sequence[int] | None = None,
+    ) -> Strategy:
+        """Read `[Stack-GS-J-Else]`, or `For`.
+
+        Args:
+            text: the notation; GS may be `T` for the number of tokens.
+            num_blocks: number of blocks of the model.
+            tokens: sequence length T; every GS must divide it.
+            guess: one of 0 / 1 a block in the released order (last block first); the
+                notation does not say it. Default: 0 everywhere.
+
+        Raises:
+            ValueError: with a sentence that says what is wrong.
+        """
+        if text.strip().lower() == "for":
+            return cls.sequential(num_blocks, tokens)
+        stack, segments, jacobi, other = _read_notation(text, tokens)
+        _check_notation(text, stack, segments, other, num_blocks, tokens)
+        guesses = [0] * num_blocks if guess is None else list(guess)[::-1]
+        if len(guesses) != num_blocks:
+            raise ValueError(
+                f"guess has {len(guesses)} entries for {num_blocks} blocks"
+            )
+        plans = [BlockPlan(1, max(other, 1), g) for g in guesses]
+        for block, g, j in zip(stack, segments, jacobi, strict=True):
+            plans[block] = BlockPlan(g, j, guesses[block])
+        return cls(tuple(plans), tokens)
+
+    def __str__(self) -> str:
+        """The notation; `For` when every block is sequential."""
+        if all(plan.is_for for plan in self.blocks):
+            return "For"
+        counts = Counter(p.max_jacobi for p in self.blocks if p.segments == 1)
+        # The most frequent count, the larger one on a tie, so the text is unique.
+        other = max(counts, key=lambda j: (counts[j], j)) if counts else 0
+        stack = [
+            (number, plan)
+            for number, plan in enumerate(self.blocks)
+            if plan.segments != 1 or plan.max_jacobi != other
+        ]
+        if not stack:  # plain Jacobi everywhere: name one block so that it parses
+            stack = [(0, self.blocks[0])]
+        full = "T" if self.tokens is None else str(self.tokens)
+        numbers = "/".join(str(number) for number, _ in stack)
+        segments = [full if plan.is_for else str(plan.segments) for _, plan in stack]
+        jacobi = [str(plan.max_jacobi) for _, plan in stack]
+        return f"[{numbers}-{_folded(segments)}-{_folded(jacobi)}-{other}]"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON value that `from_dict` reads back, with the notation for people."""
+        return {
+            "notation": str(self),
+            "tokens": self.tokens,
+            "blocks": [
+                {
+                    "block": number,
+                    "mode": plan.mode,
+                    "segments": plan.segments,
+                    "max_jacobi": plan.max_jacobi,
+                    "guess": _GUESSES[plan.guess],
+                    "tol": plan.tol,
+                }
+                for number, plan in enumerate(self.blocks)
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Strategy:
+        """Read what `to_dict` wrote."""
+        plans = tuple(
+            BlockPlan(
+                row["segments"],
+                row["max_jacobi"],
+                _GUESSES.index(row["guess"]),
+                row["tol"],
+            )
+            for row in value["blocks"]
+        )
+        return cls(plans, value["tokens"])
+
+    def with_block(self, block: int, plan: BlockPlan) -> Strategy:
+        """The same strategy with another plan for one block."""
+        plans = (*self.blocks[:block], plan, *self.blocks[block + 1 :])
+        return replace(self, blocks=plans)
+
+
+def _normalised(plan: BlockPlan, tokens: int | None) -> BlockPlan:
+    """One writing for For: no segments, one iteration, the guess without meaning."""
+    if plan.is_for or (tokens is not None and plan.segments >= tokens):
+        return BlockPlan()
+    return plan
+
+
+def _folded(values: Sequence[str]) -> str:
+    """`8/8` is written `8`."""
+    return values[0] if len(set(values)) == 1 else "/".join(values)
+
+
+def _read_notation(
+    text: str, tokens: int
+) -> tuple[list[int], list[int], list[int], int]:
+    """The four fields; GS and J repeated for every stacked block."""
+    number = r"(?:\d+)(?:/\d+)*"
+    segments = r"(?:\d+|T)(?:/(?:\d+|T))*"
+    match = re.fullmatch(
+        rf"\[({number})-({segments})-({number})-(\d+)\]", text.strip().replace(" ", "")
+    )
+    if not match:
+        raise ValueError(
+            f"{text!r} is not [Stack-GS-J-Else], such as [7-8-32-10] or "
+            "[0/7-256/8-1/13-6], nor For"
+        )
+    stack = [int(part) for part in match[1].split("/")]
+    fields = []
+    for name, field in (("GS", match[2]), ("J", match[3])):
+        values = [tokens if part == "T" else int(part) for part in field.split("/")]
+        if len(values) == 1:
+            values *= len(stack)
+        if len(values) != len(stack):
+            raise ValueError(
+                f"{text!r}: {name} has {len(values)} numbers for {len(stack)} blocks"
+            )
+        fields.append(values)
+    return stack, fields[0], fields[1], int(match[4])
+
+
+def _check_notation(
+    text: str,
+    stack: list[int],
+    segments: list[int],
+    other: int,
+    num_blocks: int,
+    tokens: int,
+) -> None:
+    if len(set(stack)) != len(stack):
+        raise ValueError(f"{text!r}: a block is stacked twice")
+    for block in stack:
+        if block >= num_blocks:
+            raise ValueError(
+                f"{text!r}: block {block} does not exist (blocks 0 to {num_blocks - 1})"
+            )
+    for g in segments:
+        if g < 1 or tokens % g:
+            raise ValueError(f"{text!r}: {g} segments do not divide {tokens} tokens")
+    if other < 1 and len(stack) < num_blocks:
+        raise ValueError(f"{text!r}: Else must be 1 or more iterations")

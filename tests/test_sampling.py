@@ -1,0 +1,225 @@
+"""Shards: whole or not at all, the same whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fewstep import files, noise, sampling
+from fewstep.errors import UserError
+from fewstep.sampling import Draw, SampleOptions, draw_samples, read_images
+
+OPTIONS = SampleOptions(seed=3, start=0, stop=10, batch=4, shard=3, num_classes=5)
+
+
+class Painter:
+    """A sampler whose image is its own noise; chosen samples are NaN at first."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, bad: dict[int, int] | None = None, limit: int = 99) -> None:
+        self.bad, self.limit, self.drawn = bad or {}, limit, 0
+
+    def inputs(
+        self,
+        seed: int,
+        indices: list[int],
+        labels: Any,
+        attempt: int = 0,
+        purpose: str = "noise",
+    ) -> tuple[list[int], Tensor, int]:
+        x = torch.from_numpy(noise.normal(seed, purpose, indices, (3, 4, 4), attempt))
+        return indices, x / 4 + torch.from_numpy(labels).view(-1, 1, 1, 1) / 10, attempt
+
+    def draw(self, inputs: tuple[list[int], Tensor, int]) -> Draw:
+        indices, x, attempt = inputs
+        if len(indices) > self.limit:
+            raise torch.OutOfMemoryError
+        self.drawn += len(indices)
+        for row, index in enumerate(indices):
+            if attempt < self.bad.get(index, 0):
+                x[row, 0, 0, 0] = float("nan")
+        return Draw(x, steps=7, iterations=2.0)
+
+    def finish(self, images: Tensor, inputs: Any) -> Tensor:
+        return images
+
+
+def drawn(path: Path) -> np.ndarray:
+    """All samples behind a manifest."""
+    return np.concatenate(list(read_images(path)))
+
+
+def draw(path: Path, options: SampleOptions = OPTIONS, **kwargs: Any) -> np.ndarray:
+    """Draw and read back."""
+    draw_samples(
+        kwargs.pop("sampler", Painter()), options, path, key="k" * 64, **kwargs
+    )
+    return drawn(path)
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(batch=st.integers(1, 12), shard=st.integers(1, 12))
+def test_batch_and_shard_size_do_not_change_samples(
+    tmp_path_factory: pytest.TempPathFactory, batch: int, shard: int
+) -> None:
+    """Any batch and shard size give the same bytes."""
+    expected = draw(tmp_path_factory.mktemp("a") / "samples.json")
+    options = replace(OPTIONS, batch=batch, shard=shard)
+    found = draw(tmp_path_factory.mktemp("b") / "samples.json", options)
+    assert np.array_equal(found, expected)
+
+
+def test_parts_of_a_run_are_the_run(tmp_path: Path) -> None:
+    """Jobs that draw a range each give together what one job gives."""
+    whole = draw(tmp_path / "whole.json")
+    first = draw(tmp_path / "first.json", replace(OPTIONS, stop=6))
+    second = draw(tmp_path / "second.json", replace(OPTIONS, start=6))
+    assert np.array_equal(np.concatenate([first, second]), whole)
+
+
+def test_a_whole_shard_is_not_drawn_again(tmp_path: Path) -> None:
+    """A resumed job draws only what is missing, and ends with the same bytes."""
+    path = tmp_path / "samples.json"
+    expected = draw(path)
+    manifest = sampling.read_manifest(path)
+    path.unlink()
+    for shard in manifest.shards[2:]:
+        (tmp_path / shard["file"]).with_suffix(".json").unlink()
+    sampler = Painter()
+    assert np.array_equal(draw(path, sampler=sampler), expected)
+    assert sampler.drawn == 4  # shards of 3 and 1
+
+
+def test_another_key_draws_anew_and_removes_the_old(tmp_path: Path) -> None:
+    """Shards of a changed checkpoint or plan are never mixed with new ones."""
+    path = tmp_path / "samples.json"
+    draw(path)
+    sampler = Painter()
+    draw_samples(sampler, OPTIONS, path, key="n" * 64)
+    assert sampler.drawn == 10
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [
+        "samples-nnnnnnnnnnnn"
+    ]
+
+
+def test_kill_9_and_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    """A job killed between two shards resumes to the same bits."""
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from fewstep.sampling import draw_samples\n"
+        "from tests.test_sampling import OPTIONS, Painter\n"
+        "class Slow(Painter):\n"
+        "    def draw(self, inputs):\n"
+        "        if self.drawn >= 6: print('ready', flush=True); time.sleep(60)\n"
+        "        return super().draw(inputs)\n"
+        f"draw_samples(Slow(), OPTIONS, Path({str(tmp_path)!r}) / 'samples.json',"
+        " key='k' * 64)\n"
+    )
+    root = str(Path(__file__).parents[1])
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=root
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert not (tmp_path / "samples.json").exists()
+    sampler = Painter()
+    resumed = draw(tmp_path / "samples.json", sampler=sampler)
+    assert sampler.drawn == 4
+    assert np.array_equal(resumed, draw(tmp_path / "other" / "samples.json"))
+
+
+def test_nan_fails_by_default_and_says_which(tmp_path: Path) -> None:
+    """Under `fail` a NaN ends the job with the samples' numbers, nothing is written."""
+    with pytest.raises(UserError, match=r"samples 4.*redraw"):
+        draw(tmp_path / "samples.json", sampler=Painter({4: 1}))
+    assert not (tmp_path / "samples.json").exists()
+
+
+def test_redraw_replaces_and_counts(tmp_path: Path) -> None:
+    """Under `redraw` only the bad samples change, and every event is counted."""
+    expected = draw(tmp_path / "a.json")
+    options = replace(OPTIONS, nan_policy="redraw")
+    found = draw(tmp_path / "b.json", options, sampler=Painter({4: 1, 7: 2}))
+    same = [i for i in range(10) if i not in (4, 7)]
+    assert np.array_equal(found[same], expected[same])
+    assert not np.array_equal(found[4], expected[4])
+    shards = sampling.read_manifest(tmp_path / "b.json").shards
+    assert sum(shard["nan_events"] for shard in shards) == 3
+    assert sum(shard["redrawn"] for shard in shards) == 2
+
+
+def test_redraws_are_limited(tmp_path: Path) -> None:
+    """A sample that is always NaN ends the job after max_redraws."""
+    options = replace(OPTIONS, nan_policy="redraw", max_redraws=2)
+    with pytest.raises(UserError, match="not finite"):
+        draw(tmp_path / "a.json", options, sampler=Painter({4: 99}))
+
+
+def test_out_of_memory_halves_the_batch(tmp_path: Path) -> None:
+    """A batch that does not fit is halved, recorded, and changes no sample."""
+    expected = draw(tmp_path / "a.json")
+    found = draw(
+        tmp_path / "b.json",
+        replace(OPTIONS, shard=10, batch=8),
+        sampler=Painter(limit=3),
+    )
+    assert np.array_equal(found, expected)
+    assert sampling.read_manifest(tmp_path / "b.json").shards[0]["batch"] == 2
+
+
+def test_one_sample_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    """Out of memory at batch 1 is a UserError."""
+    with pytest.raises(UserError, match="one sample does not fit"):
+        draw(tmp_path / "a.json", sampler=Painter(limit=0))
+
+
+@pytest.mark.parametrize("how", ["removed", "changed"])
+def test_a_damaged_shard_is_noticed(tmp_path: Path, how: str) -> None:
+    """A shard that is gone or altered is never scored."""
+    path = tmp_path / "samples.json"
+    draw(path)
+    shard = tmp_path / sampling.read_manifest(path).shards[1]["file"]
+    if how == "removed":
+        shard.unlink()
+    else:
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"not found|has changed"):
+        drawn(path)
+
+
+def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
+    """JSON of another kind is not taken for a manifest."""
+    files.write_json(tmp_path / "samples.json", {"key": "x", "answer": 42})
+    with pytest.raises(UserError, match="not a sample manifest"):
+        sampling.read_manifest(tmp_path / "samples.json")
+
+
+def test_counts_are_means_over_samples(tmp_path: Path) -> None:
+    """Steps, iterations and clipped share of a shard are per sample."""
+    draw(tmp_path / "a.json")
+    shard = sampling.read_manifest(tmp_path / "a.json").shards[0]
+    assert shard["steps"] == pytest.approx(7)
+    assert shard["iterations"] == pytest.approx(2)
+    assert 0 <= shard["clipped"] < 0.1
