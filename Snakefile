@@ -1,0 +1,59 @@
+# fewstep: from checkpoints and data to tables of few-step image samplers.
+#
+#   snakemake --profile local demo                      the miniature, on this machine
+#   snakemake --profile local results/afhq_gsj_fid.json one published cell
+#   snakemake --profile slurm all                       every published cell
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+# Only `--sdm apptainer` would use it; everything runs in the project's environment.
+container: "docker://python:3.11-slim"
+
+
+wildcard_constraints:
+    experiment="[a-z0-9][a-z0-9.-]*",
+    sampler="[a-z0-9][a-z0-9.-]*",
+    name="[a-z0-9][a-z0-9.-]*",
+    seed=r"\d+",
+
+
+include: "rules/common.smk"
+include: "rules/assets.smk"
+include: "rules/data.smk"
+include: "rules/tarflow.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+localrules:
+    all,
+    tarflow,
+    demo,
+    demo_scratch,
+    tables,
+    report,
+
+
+rule all:
+    default_target: True
+    input:
+        GRAPH.evaluations(GRAPH.published()),
+
+
+rule tarflow:
+    input:
+        GRAPH.evaluations(GRAPH.cells("tarflow")),
+
+
+rule demo:
+    input:
+        "results/demo/report.html",
+
+
+rule demo_scratch:
+    input:
+        "results/demo-scratch/export/demo-tarflow.safetensors",
+        "results/demo-scratch/for/grid.png",
+        "results/demo-scratch/training.png",

@@ -1,0 +1,126 @@
+# The spine: samples in shards, times, scores, one row an evaluation.
+
+
+rule sample:
+    input:
+        model="results/{experiment}/model.safetensors",
+        plan="results/{experiment}/{sampler}/strategy.json",
+    output:
+        "results/{experiment}/{sampler}/seed{seed}/samples.json",
+    log:
+        "logs/{experiment}/{sampler}/sample-{seed}.log",
+    resources:
+        runtime=1440,
+        mem_mb=32000,
+        gpu=1,
+    params:
+        spec=lambda w: as_json(GRAPH.sample((w.experiment, w.sampler))),
+    message:
+        "sample {wildcards.experiment}/{wildcards.sampler}, seed {wildcards.seed}"
+    shell:
+        "python -m fewstep --threads {threads} sample --spec {params.spec:q}"
+        " --model {input.model} --plan {input.plan} --seed {wildcards.seed}"
+        " --out {output} 2>&1 | tee {log}"
+
+
+rule timing:
+    input:
+        model="results/{experiment}/model.safetensors",
+        plan="results/{experiment}/{sampler}/strategy.json",
+        baseline=lambda w: f"results/{w.experiment}/{GRAPH.baseline(w.experiment)}/strategy.json",
+    output:
+        timing="results/{experiment}/{sampler}/timing.json",
+        rows="results/{experiment}/{sampler}/timing.parquet",
+    log:
+        "logs/{experiment}/{sampler}/timing.log",
+    # A clock runs: nothing else may.
+    threads: ALL_CORES
+    resources:
+        runtime=240,
+        mem_mb=32000,
+        gpu=1,
+    params:
+        spec=lambda w: as_json(GRAPH.timing((w.experiment, w.sampler))),
+    message:
+        "time {wildcards.experiment}/{wildcards.sampler}"
+    shell:
+        "python -m fewstep --threads {threads} timing --spec {params.spec:q}"
+        " --model {input.model} --plan {input.plan} --baseline-model {input.model}"
+        " --baseline-plan {input.baseline} --out {output.timing} --rows {output.rows}"
+        " 2>&1 | tee {log}"
+
+
+rule score:
+    input:
+        samples=GRAPH.seed_files("samples.json"),
+        reference=lambda w: (
+            f"results/references/{GRAPH.reference_of(w.experiment)}.npz"
+        ),
+        extractor=lambda w: GRAPH.extractor_inputs(
+            GRAPH.reference_of(w.experiment)
+        ),
+    output:
+        "results/{experiment}/{sampler}/scores.json",
+    log:
+        "logs/{experiment}/{sampler}/score.log",
+    resources:
+        runtime=720,
+        mem_mb=32000,
+        gpu=1,
+    params:
+        spec=lambda w: as_json(GRAPH.score(w.experiment)),
+        samples=lambda w, input: [f"--samples {path}" for path in input.samples],
+        weights=lambda w: GRAPH.extractor_option(
+            GRAPH.reference_of(w.experiment)
+        ),
+        code=code("stages.score"),
+    message:
+        "score {wildcards.experiment}/{wildcards.sampler}"
+    shell:
+        "python -m fewstep --threads {threads} score --spec {params.spec:q} {params.samples}"
+        " --reference {input.reference} {params.weights} --out {output} 2>&1 | tee {log}"
+
+
+localrules:
+    evaluation,
+    grid,
+
+
+rule evaluation:
+    input:
+        scores="results/{experiment}/{sampler}/scores.json",
+        timing="results/{experiment}/{sampler}/timing.json",
+        samples=GRAPH.seed_files("samples.json"),
+        plan="results/{experiment}/{sampler}/strategy.json",
+        dataset=lambda w: GRAPH.dataset_files(w)[0],
+    output:
+        "results/{experiment}_{sampler}_fid.json",
+    log:
+        "logs/{experiment}/{sampler}/evaluation.log",
+    params:
+        spec=lambda w: as_json(GRAPH.evaluation((w.experiment, w.sampler))),
+        samples=lambda w, input: [f"--samples {path}" for path in input.samples],
+        table="results/tables/evaluations.parquet",
+        code=code("stages.evaluate"),
+    message:
+        "evaluation {wildcards.experiment}/{wildcards.sampler}"
+    shell:
+        "python -m fewstep evaluate --spec {params.spec:q} --scores {input.scores}"
+        " --timing {input.timing} {params.samples} --plan {input.plan}"
+        " --dataset {input.dataset} --table {params.table} --out {output}"
+        " 2>&1 | tee {log}"
+
+
+rule grid:
+    input:
+        lambda w: GRAPH.seed_files("samples.json")(w)[0],
+    output:
+        "results/{experiment}/{sampler}/grid.png",
+    log:
+        "logs/{experiment}/{sampler}/grid.log",
+    params:
+        code=code("stages.pictures"),
+    message:
+        "sample grid of {wildcards.experiment}/{wildcards.sampler}"
+    shell:
+        "python -m fewstep grid --samples {input} --out {output} 2>&1 | tee {log}"

@@ -1,0 +1,219 @@
+# TarFlow: model -> IGM and CRM -> strategy, published or searched.
+
+
+rule tarflow_train:
+    input:
+        GRAPH.dataset_files,
+    output:
+        model="results/{experiment}/model.safetensors",
+        manifest="results/{experiment}/model.json",
+        curve="results/{experiment}/training.parquet",
+    log:
+        "logs/{experiment}/train.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.tarflow(trained=True)),
+    threads: ALL_CORES
+    resources:
+        runtime=1440,
+        mem_mb=32000,
+        gpu=lambda w: GRAPH.experiments[w.experiment].train.gpus,
+    params:
+        spec=lambda w: as_json(GRAPH.train(w.experiment)),
+        dataset=lambda w: GRAPH.dataset_folder(w.experiment),
+        work=".cache/train/{experiment}",
+        launch=lambda w: GRAPH.launcher(w.experiment),
+    message:
+        "train {wildcards.experiment}"
+    shell:
+        "{params.launch} --threads {threads} train --spec {params.spec:q}"
+        " --dataset {params.dataset} --work {params.work} --out {output.model}"
+        " --curve {output.curve} 2>&1 | tee {log}"
+
+
+rule tarflow_prepare:
+    input:
+        lambda w: GRAPH.checkpoint_inputs(w.experiment),
+    output:
+        model="results/{experiment}/model.safetensors",
+        manifest="results/{experiment}/model.json",
+    log:
+        "logs/{experiment}/prepare.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.tarflow(trained=False)),
+    resources:
+        runtime=60,
+        mem_mb=16000,
+    params:
+        spec=lambda w: as_json(GRAPH.experiment(w.experiment, "model")),
+        checkpoint=lambda w: GRAPH.checkpoint_option(w.experiment),
+        code=code("stages.checkpoint"),
+    message:
+        "check and convert the checkpoint of {wildcards.experiment}"
+    shell:
+        "python -m fewstep prepare --spec {params.spec:q} {params.checkpoint}"
+        " --out {output.model} 2>&1 | tee {log}"
+
+
+rule tarflow_export:
+    input:
+        "results/{experiment}/model.safetensors",
+    output:
+        model="results/{experiment}/export/{name}.safetensors",
+        manifest="results/{experiment}/export/{name}.json",
+    log:
+        "logs/{experiment}/export-{name}.log",
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        command="snakemake --profile local demo_scratch",
+        code=code("stages.checkpoint"),
+    message:
+        "write {wildcards.experiment} as a small asset"
+    shell:
+        "python -m fewstep export --source {input} --out {output.model}"
+        " --command {params.command:q} 2>&1 | tee {log}"
+
+
+rule tarflow_rank:
+    input:
+        GRAPH.dataset_files,
+        model="results/{experiment}/model.safetensors",
+    output:
+        rank="results/{experiment}/rank.json",
+        blocks="results/{experiment}/blocks.parquet",
+        profile="results/{experiment}/convergence.parquet",
+    log:
+        "logs/{experiment}/rank.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.tarflow()),
+    threads: 2
+    resources:
+        runtime=240,
+        mem_mb=16000,
+        gpu=1,
+    params:
+        spec=lambda w: as_json(GRAPH.rank(w.experiment)),
+        dataset=lambda w: GRAPH.dataset_folder(w.experiment),
+    message:
+        "IGM and CRM of {wildcards.experiment}"
+    shell:
+        "python -m fewstep --threads {threads} rank --spec {params.spec:q}"
+        " --model {input.model} --dataset {params.dataset} --out {output.rank}"
+        " --blocks {output.blocks} --profile {output.profile} 2>&1 | tee {log}"
+
+
+rule tarflow_strategy:
+    input:
+        lambda w: GRAPH.strategy_inputs(w.cell),
+    output:
+        "results/{cell}/strategy.json",
+    log:
+        "logs/{cell}/strategy.log",
+    wildcard_constraints:
+        cell=one_of(GRAPH.plans(searched=False)),
+    resources:
+        runtime=10,
+        mem_mb=1000,
+    params:
+        spec=lambda w: as_json(GRAPH.strategy(w.cell)),
+        rank=lambda w, input: f"--rank {input[0]}" if input else "",
+        code=code("stages.strategy"),
+    message:
+        "strategy of {wildcards.cell}"
+    shell:
+        "python -m fewstep strategy --spec {params.spec:q} {params.rank} --out {output}"
+        " 2>&1 | tee {log}"
+
+
+rule tarflow_search:
+    input:
+        model=lambda w: f"results/{w.cell.split('/')[0]}/model.safetensors",
+        rank=lambda w: f"results/{w.cell.split('/')[0]}/rank.json",
+    output:
+        plan="results/{cell}/strategy.json",
+        strategies="results/{cell}/strategies.parquet",
+        profile="results/{cell}/convergence.parquet",
+    log:
+        "logs/{cell}/search.log",
+    wildcard_constraints:
+        cell=one_of(GRAPH.plans(searched=True)),
+    # A clock runs: nothing else may.
+    threads: ALL_CORES
+    resources:
+        runtime=240,
+        mem_mb=32000,
+        gpu=1,
+    params:
+        spec=lambda w: as_json(GRAPH.search(w.cell)),
+    message:
+        "search the fastest strategy of {wildcards.cell}"
+    shell:
+        "python -m fewstep --threads {threads} search --spec {params.spec:q}"
+        " --model {input.model} --rank {input.rank} --out {output.plan}"
+        " --strategies {output.strategies} --profile {output.profile} 2>&1 | tee {log}"
+
+
+rule tarflow_trace:
+    input:
+        model="results/{experiment}/model.safetensors",
+        plan="results/{experiment}/{sampler}/strategy.json",
+    output:
+        "results/{experiment}/{sampler}/trace.png",
+    log:
+        "logs/{experiment}/{sampler}/trace.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.tarflow()),
+    resources:
+        runtime=30,
+        mem_mb=16000,
+        gpu=1,
+    params:
+        spec=lambda w: as_json(GRAPH.trace((w.experiment, w.sampler))),
+    message:
+        "trace of {wildcards.experiment}/{wildcards.sampler}"
+    shell:
+        "python -m fewstep --threads {threads} trace --spec {params.spec:q}"
+        " --model {input.model} --plan {input.plan} --out {output} 2>&1 | tee {log}"
+
+
+rule tarflow_rank_charts:
+    input:
+        blocks="results/{experiment}/blocks.parquet",
+        profile="results/{experiment}/convergence.parquet",
+    output:
+        rank="results/{experiment}/rank.png",
+        convergence="results/{experiment}/convergence.png",
+    log:
+        "logs/{experiment}/charts.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.tarflow()),
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        code=code("stages.pictures", "plots"),
+    message:
+        "charts of the blocks of {wildcards.experiment}"
+    shell:
+        "python -m fewstep charts --rank {output.rank} --blocks-table {input.blocks}"
+        " --convergence {output.convergence} --convergence-table {input.profile}"
+        " 2>&1 | tee {log}"
+
+
+rule tarflow_training_chart:
+    input:
+        "results/{experiment}/training.parquet",
+    output:
+        "results/{experiment}/training.png",
+    log:
+        "logs/{experiment}/training-chart.log",
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        code=code("stages.pictures", "plots"),
+    message:
+        "training curve of {wildcards.experiment}"
+    shell:
+        "python -m fewstep charts --training {output} --training-table {input} 2>&1 | tee {log}"

@@ -1,0 +1,32 @@
+"""Charts of the results, as Altair objects and PNG files."""
+
+from fewstep.errors import UserError
+
+try:
+    from fewstep.plots.blocks import block_chart, convergence_chart
+    from fewstep.plots.speed import score_time_chart, timing_chart, training_chart
+    from fewstep.plots.theme import (
+        AnyChart,
+        Look,
+        png_bytes,
+        sampler_style,
+        save_png,
+    )
+except ModuleNotFoundError as error:
+    raise UserError(
+        f"charts need {error.name}, which is not installed",
+        do="run pip install 'fewstep[report]'",
+    ) from error
+
+__all__ = [
+    "AnyChart",
+    "Look",
+    "block_chart",
+    "convergence_chart",
+    "png_bytes",
+    "sampler_style",
+    "save_png",
+    "score_time_chart",
+    "timing_chart",
+    "training_chart",
+]

@@ -1,0 +1,94 @@
+"""What a report is made from, read and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fewstep.errors import UserError
+from fewstep.files import read_json
+from fewstep.results import EVALUATIONS, summarize
+
+Summary = Mapping[str, Any]
+TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of an experiment that another stage made.
+
+    Args:
+        path: a PNG file.
+        caption: one sentence.
+        kind: "grid" (side by side with other grids) or "trace" (full width).
+        sampler: the sampler that it shows, if one.
+    """
+
+    path: Path
+    caption: str
+    kind: Literal["grid", "trace"] = "grid"
+    sampler: str = ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a report shows; a file that is not there is listed as missing.
+
+    Args:
+        jsons: the evaluations, `results/{experiment}_{sampler}_fid.json`.
+        tables: Parquet files by table name (blocks, strategies, convergence, training,
+            timing), one or several each; the evaluations come from `jsons`.
+        pictures: pictures by experiment.
+        missing: what could not be made, and why: {"afhq": "checkpoint is absent"}.
+        title: the page's title.
+        command: the command that makes the page.
+        templates: folder of the page's template, style and captions.
+    """
+
+    jsons: Sequence[Path]
+    tables: Mapping[str, Path | Sequence[Path]] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    title: str = "fewstep results"
+    command: str = "snakemake --profile local report"
+    templates: Path = TEMPLATES
+
+
+def load_evaluation(path: str | Path) -> dict[str, Any]:
+    """One evaluation's JSON, as `fewstep.results.summarize` gives it.
+
+    Columns that an older file lacks become null. Other keys beside the known ones, such
+    as `assumed` (settings that the publication left open), are kept.
+
+    Raises:
+        UserError: for a missing or broken file, a row that does not fit, or a mean
+            that is not that of the rows.
+    """
+    content = read_json(path)
+    again = "delete it and run again"
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        raise UserError("not an evaluation: no rows", where=str(path), do=again)
+    blank = {column.name: None for column in EVALUATIONS.columns}
+    try:
+        found = summarize([{**blank, **row} for row in content["rows"]])
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"not an evaluation: {error}", where=str(path), do=again
+        ) from error
+    for name, value in found.items():
+        if name != "rows" and name in content and not _same(content[name], value):
+            raise UserError(
+                f"{name} is {content[name]!r}, but its rows say {value!r}",
+                where=str(path),
+                do=again,
+            )
+    return {**content, **found}
+
+
+def _same(stated: Any, value: Any) -> bool:
+    if isinstance(stated, float | int) and isinstance(value, float):
+        return math.isclose(stated, value, rel_tol=1e-9, abs_tol=1e-9)
+    return bool(stated == value)

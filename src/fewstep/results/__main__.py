@@ -1,0 +1,30 @@
+"""`python -m fewstep.results --check | --fix`: the page of outputs and the schemas."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fewstep.errors import UserError
+from fewstep.results import docs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check or renew docs/outputs.md; the exit status is 1 when it has drifted."""
+    parser = argparse.ArgumentParser(prog="python -m fewstep.results")
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--check", action="store_true", help="fail if it has drifted")
+    choice.add_argument("--fix", action="store_true", help="write it from the schemas")
+    if parser.parse_args(arguments).fix:
+        docs.fix()
+        return 0
+    try:
+        docs.check()
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

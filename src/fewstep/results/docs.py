@@ -1,0 +1,243 @@
+"""docs/outputs.md: every file and every column, written from the schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fewstep.errors import UserError
+from fewstep.files import write_bytes
+from fewstep.results.columns import Column, Table
+from fewstep.results.tables import TABLES
+from fewstep.results.verdicts import VERDICTS
+
+OUTPUTS = Path(__file__).resolve().parents[3] / "docs" / "outputs.md"
+
+FILES: tuple[tuple[str, str], ...] = (
+    (
+        "results/{experiment}_{sampler}_fid.json",
+        "one evaluation: mean and spread over seeds, and a full row a seed (below)",
+    ),
+    (
+        "results/{experiment}/report.html",
+        "everything on one page that needs no network, no script and no other file",
+    ),
+    ("results/tables/{table}.parquet", "the tables below, of all experiments"),
+    (
+        "results/tables/{table}.parquet.lock",
+        "held while a table is written; harmless to remove when nothing runs",
+    ),
+    (
+        "results/{experiment}/model.safetensors, model.json",
+        "the model's weights and their manifest",
+    ),
+    (
+        "results/{experiment}/training.parquet, training.png",
+        "the table `training` of this model, and its chart",
+    ),
+    ("results/{experiment}/rank.json, rank.png", "IGM and CRM of every block"),
+    (
+        "results/{experiment}/blocks.parquet, convergence.parquet, convergence.png",
+        "this model's tables `blocks` and `convergence` (real images), a chart",
+    ),
+    (
+        "results/{experiment}/{sampler}/strategy.json",
+        "the plan that the sampler reads, with the paper's notation",
+    ),
+    (
+        "results/{experiment}/{sampler}/strategies.parquet, convergence.parquet",
+        "the search's part of the tables `strategies` and `convergence`",
+    ),
+    (
+        "results/{experiment}/{sampler}/seed{seed}/samples.json",
+        "manifest of one seed's images: shards with their hashes, NaN events",
+    ),
+    (
+        "results/{experiment}/{sampler}/seed{seed}/*.npy",
+        "images in shards, uint8, (n, 3, H, W); image i is sample start + i",
+    ),
+    (
+        "results/{experiment}/{sampler}/timing.json, timing.parquet",
+        "this sampler's part of the table `timing`",
+    ),
+    (
+        "results/{experiment}/{sampler}/scores.json",
+        "the scores of every seed, before they become rows",
+    ),
+    (
+        "results/{experiment}/{sampler}/grid.png, trace.png",
+        "samples side by side; the way from noise to image, block by block",
+    ),
+    (
+        "results/{experiment}/export/{name}.safetensors, {name}.json",
+        "a trained model as an asset to share, with its manifest",
+    ),
+    (
+        "results/data/{dataset}/images.npy, labels.npy",
+        "images, uint8, (N, 3, H, W), and class numbers, int64, (N,)",
+    ),
+    (
+        "results/data/{dataset}/dataset.json",
+        "manifest of the dataset, written last: without it the folder is incomplete",
+    ),
+    (
+        "results/references/{name}.npz, {name}.json",
+        "statistics of the real images (mu, sigma, n) and their manifest",
+    ),
+    (
+        "results/extractors/{name}.safetensors",
+        "a feature extractor that the workflow trained",
+    ),
+    (
+        "results/assets/{name}.json",
+        "where a downloaded or hand-placed file lies, with its hash",
+    ),
+)
+"""Path and meaning of the files that a run leaves."""
+
+_SUMMARY = (
+    ("experiment, system, sampler", "what was evaluated"),
+    ("metric", "`fid` with Inception features, else `frechet`"),
+    ("mean", "mean of the score over the seeds that gave one; null if none did"),
+    ("sd", "sample standard deviation over them; null with fewer than two"),
+    ("seeds", "all seeds, failed ones too"),
+    ("n", "images a seed"),
+    ("protocol, extractor", "the way of scoring"),
+    ("rows", "one row a seed, with the columns of the table `evaluations`"),
+)
+_INTRO = """\
+# Outputs
+
+Every file that a run leaves, and every column of every table. This page is written
+from the schemas: `python -m fewstep.results --fix` renews it; a test fails when it
+drifts.
+
+## Files
+
+Files appear whole: each is written beside its place and renamed. A name that ends in
+`.tmp` is a part that a killed job left; it can be removed.
+"""
+_READING = """\
+## Reading the tables
+
+With pandas:
+
+```python
+import pandas as pd
+
+rows = pd.read_parquet("results/tables/evaluations.parquet")
+print(rows.groupby(["experiment", "sampler"])["seconds_per_image"].median())
+```
+
+`fewstep.results.read(path)` does the same, keeps integers with gaps as integers, and
+reads tables of earlier versions: columns that they lack are null.
+
+With DuckDB:
+
+```sql
+select experiment, sampler, protocol, n, avg(coalesce(fid, frechet)) as score
+from 'results/tables/evaluations.parquet'
+where status = 'ok'
+group by all
+order by all
+```
+
+Group by `protocol` and `n`: scores that differ in them are never compared.
+
+Every file carries its table's name, its `fewstep.schema_version` and the description of
+each column in the Parquet metadata.
+"""
+_VERDICTS = {
+    "matches": "differs by at most 2 % of the published value or two standard "
+    "deviations, whichever is more",
+    "better": "lies further on the good side",
+    "worse": "lies further on the bad side",
+    "not comparable": "another number of images, protocol or metric, or no score",
+    "no published value": "nothing was published for this cell",
+}
+_KINDS = {
+    "text": "text",
+    "integer": "integer",
+    "number": "number",
+    "flag": "true/false",
+    "time": "UTC time",
+}
+
+
+def outputs_markdown() -> str:
+    """The whole page."""
+    parts = [
+        _INTRO,
+        _grid(
+            ("file", "what it holds"), [(_paths(path), words) for path, words in FILES]
+        ),
+        "### The evaluation's JSON\n",
+        _grid(("key", "what it holds"), [(f"`{k}`", words) for k, words in _SUMMARY]),
+        _READING,
+        "## Verdicts\n",
+        _grid(("verdict", "our score"), [(name, _VERDICTS[name]) for name in VERDICTS]),
+        *(_table(table) for table in TABLES.values()),
+    ]
+    return "\n".join(parts)
+
+
+def check(path: Path = OUTPUTS) -> None:
+    """Complain when the page is not what the schemas say.
+
+    Raises:
+        UserError: when it differs or is missing.
+    """
+    if not path.exists() or path.read_text(encoding="utf-8") != outputs_markdown():
+        raise UserError(
+            "the page is not what the schemas say",
+            where=str(path),
+            do="run python -m fewstep.results --fix",
+        )
+
+
+def fix(path: Path = OUTPUTS) -> bool:
+    """Write the page where it differs; whether it did."""
+    text = outputs_markdown()
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_bytes(path, text.encode())
+    return True
+
+
+def _table(table: Table) -> str:
+    key = ", ".join(f"`{name}`" for name in table.key)
+    head = (
+        f"## Table `{table.name}`\n\n{table.description} One row for each: {key}. "
+        f"Schema version {table.version}.\n"
+    )
+    rows = [
+        (f"`{c.name}`", _KINDS[c.kind], "" if c.required else "yes", _words(c))
+        for c in table.columns
+    ]
+    return f"{head}\n{_grid(('column', 'type', 'may be null', 'what it holds'), rows)}"
+
+
+def _words(column: Column) -> str:
+    words = column.description
+    # Where the description does not name them itself.
+    if column.choices and not all(choice in words for choice in column.choices):
+        words += f"; one of: {', '.join(column.choices)}"
+    if not column.finite:
+        words += "; may be infinite or NaN"
+    return words
+
+
+def _grid(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return (
+        "\n".join(f"| {' | '.join(_cell(c) for c in line)} |" for line in lines) + "\n"
+    )
+
+
+def _paths(given: str) -> str:
+    """Several files of one folder, each as code."""
+    return ", ".join(f"`{path}`" for path in given.split(", "))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

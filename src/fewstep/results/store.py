@@ -1,0 +1,282 @@
+"""Tables on disk: Parquet files that are replaced whole, under a lock.
+
+Two workflows may add rows to one table at the same time, and either may be killed at
+any moment: the file is always a complete table, and no row that was added is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fewstep.errors import UserError
+from fewstep.files import atomic_path
+from fewstep.results.columns import Kind, Row, Table
+from fewstep.results.tables import TABLES
+
+_TABLE, _VERSION = b"fewstep.table", b"fewstep.schema_version"
+_ARROW: dict[Kind, pa.DataType] = {
+    "text": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "flag": pa.bool_(),
+    "time": pa.string(),
+}
+# Null is not zero and not NaN: integers and flags stay what they are in pandas too.
+_PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an upsert did to a table: numbers of rows."""
+
+    added: int
+    replaced: int
+    removed: int
+    total: int
+
+    def __bool__(self) -> bool:
+        """Whether any row changed."""
+        return bool(self.added or self.replaced or self.removed)
+
+
+def arrow_schema(table: Table) -> pa.Schema:
+    """The pyarrow schema, with the version and every column's description inside."""
+    fields = [
+        pa.field(
+            column.name,
+            _ARROW[column.kind],
+            nullable=not column.required,
+            metadata={"description": column.description},
+        )
+        for column in table.columns
+    ]
+    version = str(table.version).encode()
+    return pa.schema(fields, metadata={_TABLE: table.name.encode(), _VERSION: version})
+
+
+def upsert(
+    path: str | Path,
+    rows: Sequence[Row],
+    key_columns: Sequence[str] | None = None,
+    *,
+    replace: Sequence[str] = (),
+    table: Table | None = None,
+    timeout: float = 60.0,
+) -> Change:
+    """Add rows to a table, or replace those with the same key.
+
+    The file is rewritten only if a row changed; its rows are sorted by key, so the
+    same rows give the same bytes whatever the order they came in.
+
+    Args:
+        path: the Parquet file, e.g. `results/tables/evaluations.parquet`.
+        rows: complete rows (`Table.new_row` makes them).
+        key_columns: columns that name a row; the table's own key if None.
+        replace: columns of a group, e.g. ("experiment",): rows of the groups that
+            `rows` touch are removed when `rows` do not name them again. A search
+            that tries fewer candidates than the last one leaves none of those behind.
+        table: the table's definition, if not the one named by the file's stem.
+        timeout: seconds to wait for another process's lock.
+
+    Raises:
+        ValueError: for a row that does not fit, or two rows with one key.
+        UserError: for a table that cannot be read, or a lock that is not released.
+    """
+    path = Path(path)
+    table = table or table_of(path)
+    key = tuple(key_columns or table.key)
+    new = _by_key([table.check(row) for row in rows], key)
+    with _locked(path, timeout):
+        _remove_orphans(path)
+        old = _by_key(_load(path, table).to_pylist() if path.exists() else [], key)
+        groups = {_pick(row, replace) for row in new.values()} if replace else set()
+        kept = {
+            name: row
+            for name, row in old.items()
+            if name in new or _pick(row, replace) not in groups
+        }
+        merged = {**kept, **new}
+        change = Change(
+            added=len(new.keys() - old.keys()),
+            replaced=sum(not _same(old[k], new[k]) for k in new.keys() & old.keys()),
+            removed=len(old) - len(kept),
+            total=len(merged),
+        )
+        if change or not path.exists():
+            ordered = [merged[name] for name in sorted(merged)]
+            _write(path, pa.Table.from_pylist(ordered, schema=arrow_schema(table)))
+    return change
+
+
+def write_rows(path: str | Path, table: Table, rows: Sequence[Row]) -> None:
+    """Write a file of its own with exactly these rows, sorted by key.
+
+    For a job's own output; the shared tables are filled from such files by `upsert`.
+
+    Raises:
+        ValueError: for a row that does not fit, or two rows with one key.
+    """
+    keyed = _by_key([table.check(row) for row in rows], table.key)
+    ordered = [keyed[name] for name in sorted(keyed)]
+    _write(Path(path), pa.Table.from_pylist(ordered, schema=arrow_schema(table)))
+
+
+def read_rows(path: str | Path, table: Table) -> list[dict[str, Any]]:
+    """The rows of a table's file as plain Python values."""
+    rows: list[dict[str, Any]] = _load(Path(path), table).to_pylist()
+    return rows
+
+
+def read(path: str | Path, table: Table | None = None) -> pd.DataFrame:
+    """A table as a pandas frame; older files get null in the columns they lack.
+
+    Integers and flags come as pandas' nullable types, so that null stays null.
+
+    Raises:
+        UserError: for a missing or broken file, or one of a newer version.
+    """
+    path = Path(path)
+    frame: pd.DataFrame = _load(path, table or table_of(path)).to_pandas(
+        types_mapper=_PANDAS.get
+    )
+    return frame
+
+
+def table_of(path: str | Path) -> Table:
+    """The definition of the table in a file, by the file's stem."""
+    stem = Path(path).stem
+    if stem not in TABLES:
+        raise ValueError(f"no table is named {stem!r}: {', '.join(TABLES)}")
+    return TABLES[stem]
+
+
+def _load(path: Path, table: Table) -> pa.Table:
+    """The file's rows in the present schema."""
+    try:
+        found = pq.read_table(path, partitioning=None)
+    except FileNotFoundError as error:
+        raise UserError("file not found", where=str(path)) from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"not a readable table ({error})",
+            where=str(path),
+            do="move it away and run again: rows are rebuilt from results/*.json",
+        ) from error
+    return _migrate(found, table, path)
+
+
+def _migrate(found: pa.Table, table: Table, path: Path) -> pa.Table:
+    """Bring a table of an earlier version to the present columns."""
+    version = int((found.schema.metadata or {}).get(_VERSION, b"0"))
+    if version > table.version:
+        raise UserError(
+            f"written by a newer fewstep (schema version {version})",
+            where=str(path),
+            expected=f"version {table.version} or older",
+            do="update fewstep",
+        )
+    schema = arrow_schema(table)
+    strangers = set(found.column_names) - set(table.names) - set(table.retired)
+    lost = [
+        c.name for c in table.columns if c.required and c.name not in found.schema.names
+    ]
+    if strangers or lost:
+        raise UserError(
+            f"not the table {table.name!r}: columns {sorted(strangers) + lost}",
+            where=str(path),
+            do="move it away and run again",
+        )
+    arrays = [
+        found.column(field.name).cast(field.type)
+        if field.name in found.column_names
+        else pa.nulls(found.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with atomic_path(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def _by_key(
+    rows: Sequence[dict[str, Any]], key: tuple[str, ...]
+) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Rows by the values of their key columns."""
+    keyed: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        name = _pick(row, key)
+        if None in name:
+            raise ValueError(f"key {key} has a null: {name}")
+        if name in keyed:
+            raise ValueError(
+                f"two rows have the key {dict(zip(key, name, strict=True))}"
+            )
+        keyed[name] = row
+    return keyed
+
+
+def _pick(row: Row, columns: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row[column] for column in columns)
+
+
+def _same(one: Row, other: Row) -> bool:
+    """Whether two rows are equal, NaN being equal to itself."""
+    return all(a == other[name] or _both_nan(a, other[name]) for name, a in one.items())
+
+
+def _both_nan(a: Any, b: Any) -> bool:
+    both = isinstance(a, float) and isinstance(b, float)
+    return both and math.isnan(a) and math.isnan(b)
+
+
+@contextmanager
+def _locked(path: Path, timeout: float) -> Iterator[None]:
+    """Hold the table's lock. The kernel drops it when the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f"{path.name}.lock")
+    with open(lock, "a+", encoding="utf-8") as file:
+        _acquire(file.fileno(), lock, timeout)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        # Closing the file releases the lock. The file itself stays: removing it would
+        # let two processes hold locks on two files of the same name.
+        yield
+
+
+def _acquire(descriptor: int, lock: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"the table is locked by {lock.read_text() or 'another process'}",
+                    where=str(lock),
+                    expected=f"its release within {timeout:g} s",
+                    do="wait for that process or end it, then run again",
+                ) from None
+            time.sleep(0.02)
+
+
+def _remove_orphans(path: Path) -> None:
+    """Remove parts that killed writers left; the lock says nobody writes one now."""
+    for part in path.parent.glob(f".{path.name}.*.tmp"):
+        part.unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""Stage: one evaluation's JSON, and its rows in the shared table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewstep import files
+from fewstep.results import EVALUATIONS, spread, summarize, upsert, verdict
+
+
+def run(
+    spec: dict[str, Any],
+    scores: Path,
+    timing: Path,
+    samples: list[Path],
+    plan: Path,
+    dataset: Path,
+    out: Path,
+    table: Path,
+) -> None:
+    """Write `results/{experiment}_{sampler}_fid.json` and upsert its rows.
+
+    The rows go into the table first: when the JSON is there, they are too.
+
+    Args:
+        spec: resolved `name`, `system`, `sampler`, `sampling`, `published`,
+            `protocol_note`, `code`.
+        scores, timing, plan: the cell's JSON files.
+        samples: `samples.json` of each seed.
+        dataset: `dataset.json`.
+        out: the summary.
+        table: `results/tables/evaluations.parquet`.
+    """
+    scored = files.read_json(scores)["seeds"]
+    manifests = [files.read_json(path) for path in samples]
+    clock = files.read_json(timing)
+    rows = [
+        {
+            **_who(spec, score, manifest),
+            **_scores(score),
+            **_work(manifest),
+            **_speed(clock, spec["sampling"]["batch"]),
+            **manifest["extra"]["provenance"],
+            "strategy": files.read_json(plan)["notation"],
+            "code_digest": spec.get("code"),
+            "checkpoint_sha256": manifest["extra"]["checkpoint_sha256"],
+            "dataset_sha256": files.read_json(dataset)["sha256"],
+            "status": "ok",
+        }
+        for score, manifest in zip(scored, manifests, strict=True)
+    ]
+    judged = [EVALUATIONS.new_row(**_judged(row, rows, spec)) for row in rows]
+    upsert(table, judged, replace=("experiment", "sampler"))
+    summary = summarize(judged)
+    files.write_json(out, {**summary, "timing": clock["batches"]})
+
+
+def _who(
+    spec: dict[str, Any], score: dict[str, Any], manifest: dict[str, Any]
+) -> dict[str, Any]:
+    options = manifest["options"]
+    return {
+        "experiment": spec["name"],
+        "system": spec["system"],
+        "sampler": spec["sampler"],
+        "seed": score["seed"],
+        "labels": options["labels"] if options["num_classes"] else "none",
+        "protocol": score["protocol"],
+        "reference_sha256": score["protocol_facts"]["reference_sha256"],
+    }
+
+
+_SCORES = (
+    "n",
+    "metric",
+    "fid",
+    "frechet",
+    "kid",
+    "kid_std",
+    "isc",
+    "isc_std",
+    "precision",
+    "recall",
+    "class_agreement",
+    "extractor",
+    "extractor_sha256",
+)
+
+
+def _scores(score: dict[str, Any]) -> dict[str, Any]:
+    notes = "; ".join(f"{name}: {why}" for name, why in score["notes"].items())
+    return {**{name: score[name] for name in _SCORES}, "notes": notes or None}
+
+
+def _work(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Counts over all shards."""
+    shards = manifest["shards"]
+    total = sum(shard["count"] for shard in shards)
+
+    def mean(name: str) -> float:
+        weighted = sum(shard[name] * shard["count"] for shard in shards)
+        return float(weighted / total)
+
+    return {
+        "steps": mean("steps"),
+        "iterations": mean("iterations"),
+        "nan_events": sum(shard["nan_events"] for shard in shards),
+        "redrawn": sum(shard["redrawn"] for shard in shards),
+        "batch": min(shard["batch"] for shard in shards),
+        "peak_memory_mb": manifest["extra"]["peak_memory_mb"],
+    }
+
+
+def _speed(clock: dict[str, Any], batch: int) -> dict[str, Any]:
+    """The timing at the sampling batch, or at the largest one that was timed."""
+    batches = {entry["batch"]: entry for entry in clock["batches"]}
+    entry = batches.get(batch) or batches[max(batches)]
+    return {
+        "seconds_per_image": entry["seconds_per_image"],
+        "images_per_second": entry["images_per_second"],
+        "seconds_end_to_end_per_image": entry["seconds_end_to_end"] / entry["batch"],
+        "timing_batch": entry["batch"],
+        "baseline": entry["baseline"],
+        "speedup": entry["ratio"],
+        "error_to_exact": entry["error_to_exact"],
+    }
+
+
+def _judged(
+    row: dict[str, Any], rows: list[dict[str, Any]], spec: dict[str, Any]
+) -> dict[str, Any]:
+    """The row with the published value and the verdict on the mean over seeds."""
+    published = spec["published"]
+    mean, sd = spread([other[other["metric"]] for other in rows])
+    found = verdict(
+        mean,
+        sd,
+        published["value"] if published else None,
+        row["n"],
+        published["n"] if published else None,
+        not spec["protocol_note"],
+        metric=row["metric"],
+        protocol_note=spec["protocol_note"],
+        published_sd=published["sd"] if published else None,
+    )
+    extra: dict[str, Any] = {"verdict": found.verdict, "verdict_reason": found.reason}
+    if published:
+        extra["published_value"] = published["value"]
+        extra["published_n"] = published["n"]
+        extra["published_source"] = f"{published['source']}, {published['table']}"
+        extra["difference"] = row[row["metric"]] - published["value"]
+    return {**row, **extra}

@@ -1,0 +1,65 @@
+"""Stage: draw samples in shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewstep import files
+from fewstep.provenance import peak_memory_mb, row_fields
+from fewstep.sampling import SampleOptions, draw_samples
+from fewstep.stages.systems import load_sampler
+
+
+def run(
+    spec: dict[str, Any], checkpoint: Path, plan: Path, seed: int, out: Path
+) -> None:
+    """Draw samples 0..n-1 of one seed.
+
+    Args:
+        spec: resolved `name`, `sampler`, `system`, `model`, `noise`, `sampling`, `n`,
+            `rounding`, `mode`, `tol`, `code`.
+        checkpoint: `model.safetensors`.
+        plan: `strategy.json`.
+        seed: of the run.
+        out: `samples.json`; the shards lie in a folder beside it.
+    """
+    sampling = spec["sampling"]
+    options = SampleOptions(
+        seed=seed,
+        start=0,
+        stop=spec["n"],
+        batch=sampling["batch"],
+        shard=sampling["shard_size"],
+        num_classes=spec["model"]["num_classes"],
+        labels=sampling["labels"],
+        rounding=spec["rounding"],
+        nan_policy=sampling["nan_policy"],
+        max_redraws=sampling["max_redraws"],
+    )
+    checkpoint_sha256 = files.sha256_file(checkpoint)
+    strategy = files.read_json(plan)
+    sampler = load_sampler(spec, checkpoint, plan)
+    key = files.sha256_json(
+        {
+            "spec": spec,
+            "seed": seed,
+            "checkpoint": checkpoint_sha256,
+            "strategy": strategy["strategy"],
+        }
+    )
+    draw_samples(
+        sampler,
+        options,
+        out,
+        key=key,
+        extra={
+            "experiment": spec["name"],
+            "sampler": spec["sampler"],
+            "notation": strategy["notation"],
+            "checkpoint_sha256": checkpoint_sha256,
+            "peak_memory_mb": peak_memory_mb(),
+            "provenance": row_fields(sampler.device),
+        },
+        label=f"sample {spec['name']}/{spec['sampler']} seed {seed}",
+    )

@@ -1,0 +1,102 @@
+"""Stage: score the samples of every seed against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewstep import files
+from fewstep.device import pick_device
+from fewstep.errors import UserError
+from fewstep.extractors import Extractor, Features, extract, load_extractor
+from fewstep.fidelity import ScoreOptions, protocol_id, score
+from fewstep.progress import Progress
+from fewstep.references import load_reference
+from fewstep.sampling import (
+    SampleManifest,
+    SampleOptions,
+    read_images,
+    read_manifest,
+    sample_labels,
+)
+
+
+def run(
+    spec: dict[str, Any],
+    samples: list[Path],
+    reference: Path,
+    weights: Path | None,
+    out: Path,
+) -> None:
+    """Write `scores.json`: the scores and the protocol of each seed.
+
+    Args:
+        spec: resolved `evaluation`, `extractor`, `real_levels`.
+        samples: `samples.json` of each seed.
+        reference: canonical `.npz`.
+        weights: the extractor's weights; None = its own download.
+        out: the scores.
+    """
+    wanted = spec["evaluation"]
+    extractor = load_extractor(
+        spec["extractor"]["kind"],
+        weights=weights,
+        name=spec["extractor"]["name"],
+        device=pick_device(),
+    )
+    real = load_reference(reference, extractor.dim)
+    options = ScoreOptions(
+        kid_subset_size=wanted["kid_subset_size"] if wanted["kid"] else None,
+        kid_subsets=wanted["kid_subsets"],
+        neighbours=3 if wanted["precision_recall"] else None,
+        isc_splits=wanted["isc_splits"],
+    )
+    found = []
+    for path in samples:
+        manifest = read_manifest(path)
+        drawn = SampleOptions(**manifest.options)
+        count = drawn.stop - drawn.start
+        if count != wanted["n"]:
+            raise UserError(
+                f"{count} samples", where=str(path), expected=str(wanted["n"])
+            )
+        protocol, facts = protocol_id(
+            extractor,
+            real,
+            rounding=drawn.rounding,
+            real_levels=spec["real_levels"],
+            labels=drawn.labels if drawn.num_classes else "none",
+        )
+        labels = sample_labels(drawn, list(range(drawn.start, drawn.stop)))
+        scores = score(
+            _stream(path, extractor, wanted["batch"], count, manifest),
+            real,
+            extractor,
+            options,
+            labels,
+        )
+        found.append(
+            {
+                "seed": drawn.seed,
+                "protocol": protocol,
+                "protocol_facts": facts,
+                "notes": scores.notes,
+                **scores.row(),
+            }
+        )
+    files.write_json(out, {"seeds": found})
+
+
+def _stream(
+    path: Path, extractor: Extractor, batch: int, count: int, manifest: SampleManifest
+) -> Iterator[Features]:
+    """Features of all shards, in the order of the samples."""
+    seed = manifest.options["seed"]
+    progress = Progress(f"score {manifest.extra.get('sampler', '')} seed {seed}", count)
+    for images in read_images(path):
+        for features in extract(extractor, np.asarray(images), batch):
+            yield features
+            progress.advance(len(features.pool))

@@ -1,0 +1,159 @@
+"""Stage: the strategy search of one sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep import files
+from fewstep.provenance import hardware, threads, utc_now
+from fewstep.results import CONVERGENCE, STRATEGIES
+from fewstep.results.store import write_rows
+from fewstep.sampling import SampleOptions, sample_labels
+from fewstep.tarflow.metrics import GUESSES
+from fewstep.tarflow.sampler import load_sampler
+from fewstep.tarflow.search import SearchOptions, SearchResult, search
+
+
+def run(
+    spec: dict[str, Any],
+    checkpoint: Path,
+    rank: Path,
+    out: Path,
+    strategies: Path,
+    profile: Path,
+) -> None:
+    """Search, and write the plan with all that was tried.
+
+    Args:
+        spec: resolved `name`, `sampler`, `model`, `noise`, `sampling`, `search`.
+        checkpoint: `model.safetensors`.
+        rank: `rank.json`.
+        out: `strategy.json`.
+        strategies: Parquet, table strategies.
+        profile: Parquet, table convergence (source "sampling").
+    """
+    wanted, ranked = spec["search"], files.read_json(rank)
+    sampler = load_sampler(spec, checkpoint, None)
+    indices = list(range(wanted["batch"]))
+    seed = wanted["seeds"][0]
+    labels = sample_labels(
+        SampleOptions(
+            seed,
+            0,
+            len(indices),
+            len(indices),
+            len(indices),
+            num_classes=spec["model"]["num_classes"],
+            labels=spec["sampling"]["labels"],
+        ),
+        indices,
+    )
+    options = SearchOptions(
+        tolerance=wanted["tolerance"],
+        segments=tuple(wanted["segments"]),
+        repeats=wanted["repeats"],
+        max_iterations=wanted["max_iterations"],
+    )
+    result = search(
+        sampler,
+        sampler.inputs(seed, indices, labels, purpose="search"),
+        sampler.inputs(seed, indices, labels, purpose="search-verify"),
+        ranked["igm"],
+        ranked["tough"],
+        options,
+    )
+    shared = {
+        "experiment": spec["name"],
+        "checkpoint_sha256": files.sha256_file(checkpoint),
+        "code_digest": spec.get("code"),
+        "created_utc": utc_now(),
+    }
+    machine = hardware(sampler.device)
+    on = {
+        "device": machine["device"],
+        "hardware": machine["hardware"],
+        "threads": threads(),
+    }
+    here = {**shared, **on, "sampler": spec["sampler"], "batch": len(indices)}
+    write_rows(strategies, STRATEGIES, _strategy_rows(here, result))
+    write_rows(profile, CONVERGENCE, _profile_rows(shared, result, len(indices)))
+    files.write_json(
+        out,
+        {
+            "source": "search",
+            "notation": str(result.strategy),
+            "strategy": result.strategy.to_dict(),
+            "search": {
+                **result.summary(),
+                "tolerance": options.tolerance,
+                "batch": len(indices),
+                **on,
+                "torch": torch.__version__,
+            },
+        },
+    )
+
+
+def _strategy_rows(here: dict[str, Any], result: SearchResult) -> list[dict[str, Any]]:
+    """A row a candidate, and one (block -1) for the whole strategy."""
+    rows = [
+        STRATEGIES.new_row(
+            **here,
+            block=c.block,
+            mode=c.mode,
+            segments=c.segments,
+            iterations=0 if c.mode == "for" else c.max_jacobi,
+            window=0,
+            guess="none" if c.mode == "for" else c.guess,
+            seconds=c.seconds,
+            error=c.error,
+            tolerance=c.tolerance,
+            chosen=c.chosen,
+            reason=c.reason,
+        )
+        for c in result.candidates
+    ]
+    whole = STRATEGIES.new_row(
+        **here,
+        block=-1,
+        mode="mixed",
+        segments=0,
+        iterations=0,
+        window=0,
+        guess="none",
+        seconds=result.seconds,
+        error=result.error,
+        tolerance=result.tolerance,
+        chosen=True,
+        reason=result.reason,
+        strategy=str(result.strategy),
+    )
+    return [*rows, whole]
+
+
+def _profile_rows(
+    shared: dict[str, Any], result: SearchResult, samples: int
+) -> list[dict[str, Any]]:
+    """Error by iteration; of several segments the worst one's."""
+    rows = []
+    for block, guess, segments, curves in result.profile:
+        for k in range(max(len(curve.largest) for curve in curves)):
+            at = [curve for curve in curves if k < len(curve.largest)]
+            rows.append(
+                CONVERGENCE.new_row(
+                    **shared,
+                    block=block,
+                    source="sampling",
+                    start=GUESSES[guess],
+                    segments=segments,
+                    iteration=k + 1,
+                    error_max=max(curve.largest[k] for curve in at),
+                    error_rms=max(curve.rms[k] for curve in at),
+                    error_median=max(curve.median[k] for curve in at),
+                    n=samples,
+                )
+            )
+    return rows

@@ -1,0 +1,120 @@
+"""Stage: seconds of sampling alone, beside the baseline in the same job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep import files
+from fewstep.progress import Progress
+from fewstep.provenance import hardware, peak_memory_mb, threads, utc_now
+from fewstep.results import TIMING
+from fewstep.results.store import write_rows
+from fewstep.sampling import SampleOptions, Sampler, complete, sample_labels
+from fewstep.stages.systems import load_sampler
+from fewstep.timing import alternate
+
+
+def run(
+    spec: dict[str, Any],
+    checkpoint: Path,
+    plan: Path,
+    baseline_checkpoint: Path,
+    baseline_plan: Path,
+    out: Path,
+    rows: Path,
+) -> None:
+    """Time a sampler and its baseline in turn, on the same noise.
+
+    Args:
+        spec: resolved `name`, `sampler`, `system`, `model`, `noise`, `sampling`,
+            `timing`, `mode`, `tol`, `code`; `baseline`: the same of the baseline.
+        checkpoint, plan: of the sampler.
+        baseline_checkpoint, baseline_plan: of the baseline.
+        out: `timing.json`.
+        rows: Parquet, table timing.
+    """
+    sampler = load_sampler(spec, checkpoint, plan)
+    rival = load_sampler(spec["baseline"], baseline_checkpoint, baseline_plan)
+    measured = []
+    batches = spec["timing"]["batches"]
+    progress = Progress(f"time {spec['name']}/{spec['sampler']}", len(batches), every=5)
+    for batch in batches:
+        measured.append(_measure(spec, sampler, rival, batch))
+        progress.advance(note=f"batch {batch}: {measured[-1]['seconds']:.3g} s")
+    machine = hardware(sampler.device)
+    shared = {
+        "experiment": spec["name"],
+        "sampler": spec["sampler"],
+        "repeats": spec["timing"]["repeats"],
+        "warmup": spec["timing"]["warmup"],
+        "strategy": files.read_json(plan)["notation"],
+        "device": machine["device"],
+        "hardware": machine["hardware"],
+        "threads": threads(),
+        "torch": torch.__version__,
+        "checkpoint_sha256": files.sha256_file(checkpoint),
+        "code_digest": spec.get("code"),
+        "created_utc": utc_now(),
+    }
+    extra = ("seconds_end_to_end", "seconds_baseline", "steps")
+    write_rows(
+        rows,
+        TIMING,
+        [
+            TIMING.new_row(**shared, **{k: v for k, v in m.items() if k not in extra})
+            for m in measured
+        ],
+    )
+    files.write_json(out, {**shared, "batches": measured})
+
+
+def _measure(
+    spec: dict[str, Any], sampler: Sampler, rival: Sampler, batch: int
+) -> dict[str, Any]:
+    """One batch size: medians of the sampler, of the baseline, and of a whole draw."""
+    indices = list(range(batch))
+    options = SampleOptions(
+        0,
+        0,
+        batch,
+        batch,
+        batch,
+        num_classes=spec["model"]["num_classes"],
+        labels=spec["sampling"]["labels"],
+    )
+    labels = sample_labels(options, indices)
+    inputs = sampler.inputs(0, indices, labels, purpose="timing")
+    rival_inputs = rival.inputs(0, indices, labels, purpose="timing")
+    mine, theirs = sampler.draw(inputs), rival.draw(rival_inputs)
+    name = spec["baseline"]["sampler"]
+    calls = {
+        "sampler": lambda: sampler.draw(inputs),
+        "end to end": lambda: complete(sampler, 0, indices, labels),
+    }
+    if spec["sampler"] != name:
+        calls["baseline"] = lambda: rival.draw(rival_inputs)
+    timings = alternate(
+        calls,
+        repeats=spec["timing"]["repeats"],
+        device=sampler.device,
+        warm_up=spec["timing"]["warmup"],
+    )
+    seconds, partner = timings["sampler"].median, timings.get("baseline")
+    return {
+        "batch": batch,
+        "seconds": seconds,
+        "seconds_iqr": timings["sampler"].iqr,
+        "seconds_per_image": seconds / batch,
+        "images_per_second": batch / seconds,
+        "seconds_end_to_end": timings["end to end"].median,
+        "seconds_baseline": partner.median if partner else None,
+        "baseline": name if partner else None,
+        "ratio": partner.median / seconds if partner else None,
+        "steps": mine.steps,
+        "iterations": mine.iterations,
+        "error_to_exact": float((mine.images - theirs.images).abs().max()),
+        "peak_memory_mb": peak_memory_mb(sampler.device),
+    }

@@ -1,0 +1,108 @@
+"""A copy of the project in a folder of its own, with the tiny chain run in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "profiles", "src")
+CELLS = ("for", "gsj", "auto")
+TARGETS = [
+    *(f"results/digits_{name}_fid.json" for name in CELLS),
+    *(f"results/digits/{name}/{p}.png" for name in CELLS for p in ("grid", "trace")),
+    "results/digits/rank.png",
+    "results/digits/convergence.png",
+    "results/digits/training.png",
+]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout in which Snakemake runs with its own copy of the library."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The tiny configuration, which a test may change."""
+        return self.folder / "tiny.yaml"
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here; its output is captured, not checked."""
+        here = str(self.folder / "src")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": here,
+            "PYTHONWARNINGS": "ignore",
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def run(self, *targets: str) -> str:
+        """Make targets with the tiny configuration; what was printed."""
+        done = self.snakemake(*targets, "--configfile", str(self.config))
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output
+        return output
+
+    def pending(self, *targets: str) -> dict[str, int]:
+        """Rules that would run, with the number of their jobs."""
+        done = self.snakemake(
+            *(targets or TARGETS), "-n", "--configfile", str(self.config)
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output
+        if "Nothing to be done" in output:
+            return {}
+        table = output.partition("Job stats:")[2].partition("total")[0]
+        return {m[1]: int(m[2]) for m in re.finditer(r"^(\w+) +(\d+)$", table, re.M)}
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace a text that stands once in a file."""
+        path = self.folder / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
+        path.write_text(text.replace(old, new))
+
+
+def copy_project(folder: Path) -> Project:
+    """The project's files, and the tiny configuration."""
+    for part in PARTS:
+        source, target = ROOT / part, folder / part
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.egg-info"))
+        else:
+            shutil.copy2(source, target)
+    shutil.copy2(ROOT / "tests" / "workflow" / "config.yaml", folder / "tiny.yaml")
+    return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny chain from data to scores and pictures, run once; do not change it."""
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    project.run(*TARGETS)
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project that a test may change."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder, symlinks=True)
+    return Project(folder)

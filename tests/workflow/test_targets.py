@@ -1,0 +1,74 @@
+"""Targets resolve, and a wrong configuration is one line before any job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fewstep.graph import Graph
+from tests.workflow.conftest import ROOT, Project, copy_project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A checkout with nothing made yet."""
+    project = copy_project(tmp_path_factory.mktemp("fresh"))
+    for name in ("local", "slurm"):
+        (project.folder / name).symlink_to(f"profiles/{name}")
+    return project
+
+
+def test_profile_links_are_committed() -> None:
+    """`--profile slurm` and `--profile local` resolve from the root as typed."""
+    for name in ("local", "slurm"):
+        assert (ROOT / name).is_symlink()
+        assert (ROOT / name / "profile.yaml").is_file()
+    assert not (ROOT / "profiles/default").exists()
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_every_target_passes_a_dry_run(fresh: Project, profile: str) -> None:
+    """Each named target and each evaluation of the configuration has a plan."""
+    graph = Graph(ROOT)
+    cells = graph.evaluations(graph.cells())
+    named = ["all", "tarflow", "demo", "demo_scratch", "tables", "report"]
+    done = fresh.snakemake("--profile", profile, "-n", *named, *cells)
+    assert done.returncode == 0, done.stderr
+    assert "afhq" in done.stdout + done.stderr or "evaluation" in done.stderr
+
+
+def test_slurm_profile_starts_nothing_yet(fresh: Project) -> None:
+    """Until the executor exists, the slurm profile only shows what would run."""
+    done = fresh.snakemake("--profile", "slurm", "results/afhq_gsj_fid.json")
+    assert done.returncode == 0, done.stderr
+    assert not (fresh.folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("patch_size: 2", "patch_size: 3", "patches of 3 do not divide 8 pixels"),
+        ("patch_size: 2", "pach_size: 2", "unknown key 'pach_size'"),
+        ('"[2-4-4-4]"', '"[2-5-4-4]"', "5 segments do not divide 16 tokens"),
+        ("steps: 60", "steps: many", "expected a whole number"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line(
+    fresh: Project, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    """File, line, key path and what was expected; no traceback, no job."""
+    path = tmp_path / "wrong.yaml"
+    text = fresh.config.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    done = fresh.snakemake("results/digits_for_fid.json", "--configfile", str(path))
+    assert done.returncode == 1
+    (line,) = [s for s in done.stderr.splitlines() if "fewstep:" in s]
+    assert message in line
+    assert f"{path}:" in line
+    assert "experiments.digits" in line
+    assert "Traceback" not in done.stderr
+    assert not (fresh.folder / "results").exists()
