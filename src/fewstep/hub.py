@@ -92,6 +92,7 @@ def _download(spec: dict[str, Any], folder: Path) -> Path:
                 spec["file"],
                 revision=spec["revision"],
                 local_dir=folder,
+                endpoint=os.environ.get("HF_ENDPOINT"),
             )
         )
     except errors.GatedRepoError as error:
