@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from fewstep.codedigest import closure
 PACKAGE = Path(fewstep.__file__).parent
 SYSTEMS = {"tarflow", "seqrf", "par"}
 HEAVY = {"torch", "torchvision", "torch_fidelity", "numpy", "pandas", "pyarrow", "PIL"}
-AT_PARSE = {"errors", "files", "codedigest", "targets", "yamlpos", "config"}
+AT_PARSE = {"errors", "files", "codedigest", "graph", "yamlpos", "config"}
 """What the Snakefile imports."""
 EXCEPTIONS = {("fewstep.config.checks_tarflow", "fewstep.tarflow.strategy")}
 """The configuration asks the paper's notation whether it can be read (no torch)."""
@@ -80,3 +82,26 @@ def test_nothing_heavy_at_parse(part: str) -> None:
 def test_package_itself_imports_nothing() -> None:
     """`import fewstep.x` must not load the rest through the package's __init__."""
     assert closure("fewstep") == ["fewstep"]
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_functions_fit_on_a_screen_and_files_in_a_head() -> None:
+    """No function of the library has more than 60 lines, no file more than 400."""
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path
+        for node in _functions(path):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 60, f"{path}:{node.lineno} {node.name}: {length} lines"
+
+
+def test_every_test_says_what_it_pins() -> None:
+    """Each test function has a docstring."""
+    for path in Path(__file__).parent.rglob("test_*.py"):
+        for node in _functions(path):
+            if node.name.startswith("test_"):
+                assert ast.get_docstring(node), f"{path}:{node.lineno} {node.name}"

@@ -157,10 +157,7 @@ def score(
             values.update(zip(names, compute(), strict=True))
         except UserError as error:
             notes.update(dict.fromkeys(names, str(error)))
-    if 0 < samples.kept < stats.n:
-        text = f"of the first {samples.kept} of {stats.n} samples"
-        for name in ("kid", "precision", "recall"):
-            notes.setdefault(name, text)
+    _note_kept(samples, notes)
     return Scores(
         metric=metric_name(extractor),
         n=stats.n,
@@ -256,6 +253,14 @@ def _collect(
         if options.isc_splits is not None or labelled:
             samples.logits.append(features.logits.cpu())
     return samples
+
+
+def _note_kept(samples: _Samples, notes: dict[str, str]) -> None:
+    """Say where a score rests on a part of the samples."""
+    if 0 < samples.kept < samples.stats.n:
+        text = f"of the first {samples.kept} of {samples.stats.n} samples"
+        for name in ("kid", "precision", "recall"):
+            notes.setdefault(name, text)
 
 
 def _kept(samples: _Samples, reference: Reference) -> tuple[Array, Array]:

@@ -152,49 +152,67 @@ def train(
     state = _resume(path, key, model, optimizer, device)
     if options.ema and not state.ema:
         state.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    wrapped = DistributedDataParallel(model) if world > 1 else model
-    share = options.batch // world
-    progress = Progress(label, options.steps, done=state.step)
-    began = time.monotonic() - state.seconds
-    with _stop_signal() as stop, ThreadPoolExecutor(1) as loader:
-        load = lambda s: objective.batch(s, rank * share, (rank + 1) * share)  # noqa: E731
-        pending = loader.submit(load, state.step)
-        while state.step < options.steps:
-            batch = pending.result()
-            pending = loader.submit(load, state.step + 1)
-            loss = _step(objective, wrapped, batch, optimizer, options, state, device)
-            state.step += 1
-            state.seconds = time.monotonic() - began
-            _average(state.ema, model, options.ema)
-            last = state.step == options.steps
-            if last or state.step % options.log_every == 0:
-                _log(objective, model, loss, options, state, device)
-            if rank == 0:
-                progress.advance()
-                if last or stop["now"] or state.step % options.save_every == 0:
-                    _save(path, key, model, optimizer, state)
-            if stop["now"] and not last:
-                raise PreemptedError(f"stopped at step {state.step}; {path} is saved")
+    run = _Run(objective, options, path, key, model, optimizer, state, device)
+    _loop(run, rank, world, Progress(label, options.steps, done=state.step))
     kept = state.ema or model.state_dict()
     return {k: v.detach().cpu().clone() for k, v in kept.items()}, state
 
 
-def _step(
-    objective: Objective,
-    model: nn.Module,
-    batch: Any,
-    optimizer: torch.optim.Optimizer,
-    options: TrainOptions,
-    state: TrainState,
-    device: torch.device,
-) -> Tensor:
+@dataclass
+class _Run:
+    """A training run on its way."""
+
+    objective: Objective
+    options: TrainOptions
+    path: Path
+    key: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    state: TrainState
+    device: torch.device
+
+
+def _loop(run: _Run, rank: int, world: int, progress: Progress) -> None:
+    """All steps that are left; the next batch is made while one is trained on."""
+    options, state = run.options, run.state
+    model = DistributedDataParallel(run.model) if world > 1 else run.model
+    share = options.batch // world
+    began = time.monotonic() - state.seconds
+
+    def load(step: int) -> Any:
+        return run.objective.batch(step, rank * share, (rank + 1) * share)
+
+    with _stop_signal() as stop, ThreadPoolExecutor(1) as loader:
+        pending = loader.submit(load, state.step)
+        while state.step < options.steps:
+            batch = pending.result()
+            pending = loader.submit(load, state.step + 1)
+            loss = _step(run, model, batch)
+            state.step += 1
+            state.seconds = time.monotonic() - began
+            _average(state.ema, run.model, options.ema)
+            last = state.step == options.steps
+            if last or state.step % options.log_every == 0:
+                _log(run, loss)
+            if rank == 0:
+                progress.advance()
+                if last or stop["now"] or state.step % options.save_every == 0:
+                    _save(run)
+            if stop["now"] and not last:
+                raise PreemptedError(
+                    f"stopped at step {state.step}; {run.path} is saved"
+                )
+
+
+def _step(run: _Run, model: nn.Module, batch: Any) -> Tensor:
     """One optimiser step; returns the loss, still on the device."""
+    options, optimizer = run.options, run.optimizer
     model.train()
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, options)
+        group["lr"] = learning_rate(run.state.step, options)
     bf16 = options.precision == "bf16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        loss = objective.loss(model, batch, device)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+        loss = run.objective.loss(model, batch, run.device)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if options.grad_clip:
@@ -203,28 +221,21 @@ def _step(
     return loss.detach()
 
 
-def _log(
-    objective: Objective,
-    model: nn.Module,
-    loss: Tensor,
-    options: TrainOptions,
-    state: TrainState,
-    device: torch.device,
-) -> None:
+def _log(run: _Run, loss: Tensor) -> None:
     """Add a point to the curve; a loss that is not finite ends the run."""
-    value = float(loss)
+    state, value = run.state, float(loss)
     if not math.isfinite(value):
         raise UserError(
             f"the loss is {value} at step {state.step}",
-            do="lower train.lr, lengthen the warm-up or set train.grad_clip",
+            do="lower train.lr, lengthen the warm-up or set train.clip",
         )
-    model.eval()
+    run.model.eval()
     with torch.no_grad():
-        held_out = objective.validate(model, device)
+        held_out = run.objective.validate(run.model, run.device)
     point = {
         "step": state.step,
         "loss": value,
-        "lr": learning_rate(state.step - 1, options),
+        "lr": learning_rate(state.step - 1, run.options),
         "seconds": state.seconds,
     }
     if held_out is not None:
@@ -244,20 +255,14 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
                 ema[name].copy_(value)
 
 
-def _save(
-    path: Path,
-    key: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-) -> None:
+def _save(run: _Run) -> None:
     content = {
-        "key": key,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        **asdict(state),
+        "key": run.key,
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        **asdict(run.state),
     }
-    with files.atomic_path(path) as part:
+    with files.atomic_path(run.path) as part:
         torch.save(content, part)
 
 

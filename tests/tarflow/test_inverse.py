@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep.tarflow import BlockPlan, Strategy, TarFlow, invert, reverse
-from fewstep.tarflow.inverse import Guidance, segment_bounds, solve_exact
+from fewstep.tarflow.guidance import Guidance
+from fewstep.tarflow.inverse import segment_bounds, solve_exact
 from tests.tarflow.conftest import random_model
 
 Case = tuple[TarFlow, dict[str, Any]]

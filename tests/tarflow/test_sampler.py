@@ -13,7 +13,7 @@ from fewstep import checkpoints, files
 from fewstep.errors import UserError
 from fewstep.sampling import complete
 from fewstep.tarflow import Strategy, TarFlow, reverse, self_denoise
-from fewstep.tarflow.inverse import Guidance
+from fewstep.tarflow.guidance import Guidance
 from fewstep.tarflow.sampler import TarFlowSampler, load_model, load_sampler
 
 Case = tuple[TarFlow, dict[str, Any]]

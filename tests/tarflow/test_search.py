@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from fewstep.tarflow import Strategy, TarFlow
+from fewstep.tarflow import Strategy, TarFlow, candidates
 from fewstep.tarflow import search as searching
+from fewstep.tarflow.candidates import SearchOptions
 from fewstep.tarflow.sampler import TarFlowSampler
-from fewstep.tarflow.search import SearchOptions, SearchResult, search
+from fewstep.tarflow.search import SearchResult, search
 from fewstep.timing import Timing
 from tests.tarflow.conftest import random_model
 
@@ -21,7 +22,7 @@ MODEL = random_model(scale=0.02)
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """A clock by token evaluations: cost a call plus cost a token, no real time."""
     cost = {"call": 1.0, "token": 0.0}
-    from fewstep.tarflow.inverse import BlockEvaluator
+    from fewstep.tarflow.guidance import BlockEvaluator
 
     spent = {"seconds": 0.0}
     original = BlockEvaluator.__call__
@@ -40,6 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
     monkeypatch.setattr(BlockEvaluator, "__call__", counted)
     monkeypatch.setattr(searching, "alternate", alternate)
+    monkeypatch.setattr(candidates, "alternate", alternate)
     return cost
 
 

@@ -26,7 +26,6 @@ def check_tarflow(experiment: TarFlowExperiment, path: KeyPath) -> Iterator[Prob
     yield from found
     yield from _check_noise(experiment, path)
     yield from _check_condition(experiment, path)
-    yield from distinct((*path, "search", "seeds"), experiment.search.seeds)
     if any(problem.path[-1] == "patch_size" for problem in found):
         return  # without a number of tokens no strategy can be judged
     for name, sampler in experiment.samplers.items():

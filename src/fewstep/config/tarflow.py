@@ -74,8 +74,9 @@ class RankSpec(Spec):
 class SearchSpec(Spec):
     """The search for the fastest plan of each block."""
 
-    tolerance: Positive = 1e-3
-    """Largest error against the exact inverse, in model range."""
+    tolerance: Positive = 0.004
+    """Largest error of an image against the exact inverse, images spanning [-1, 1]; the
+    default is half a grey level."""
     batch: Count = 16
     """Batch size at which the plans are timed."""
     segments: Counts | None = None

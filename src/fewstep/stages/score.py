@@ -22,6 +22,7 @@ from fewstep.sampling import (
     read_manifest,
     sample_labels,
 )
+from fewstep.statistics import Reference
 
 
 def run(
@@ -54,40 +55,44 @@ def run(
         neighbours=3 if wanted["precision_recall"] else None,
         isc_splits=wanted["isc_splits"],
     )
-    found = []
-    for path in samples:
-        manifest = read_manifest(path)
-        drawn = SampleOptions(**manifest.options)
-        count = drawn.stop - drawn.start
-        if count != wanted["n"]:
-            raise UserError(
-                f"{count} samples", where=str(path), expected=str(wanted["n"])
-            )
-        protocol, facts = protocol_id(
-            extractor,
-            real,
-            rounding=drawn.rounding,
-            real_levels=spec["real_levels"],
-            labels=drawn.labels if drawn.num_classes else "none",
-        )
-        labels = sample_labels(drawn, list(range(drawn.start, drawn.stop)))
-        scores = score(
-            _stream(path, extractor, wanted["batch"], count, manifest),
-            real,
-            extractor,
-            options,
-            labels,
-        )
-        found.append(
-            {
-                "seed": drawn.seed,
-                "protocol": protocol,
-                "protocol_facts": facts,
-                "notes": scores.notes,
-                **scores.row(),
-            }
-        )
+    found = [_score_seed(spec, path, real, extractor, options) for path in samples]
     files.write_json(out, {"seeds": found})
+
+
+def _score_seed(
+    spec: dict[str, Any],
+    path: Path,
+    real: Reference,
+    extractor: Extractor,
+    options: ScoreOptions,
+) -> dict[str, Any]:
+    """Scores, notes and protocol of one seed's samples."""
+    wanted, manifest = spec["evaluation"], read_manifest(path)
+    drawn = SampleOptions(**manifest.options)
+    count = drawn.stop - drawn.start
+    if count != wanted["n"]:
+        raise UserError(f"{count} samples", where=str(path), expected=str(wanted["n"]))
+    protocol, facts = protocol_id(
+        extractor,
+        real,
+        rounding=drawn.rounding,
+        real_levels=spec["real_levels"],
+        labels=drawn.labels if drawn.num_classes else "none",
+    )
+    scores = score(
+        _stream(path, extractor, wanted["batch"], count, manifest),
+        real,
+        extractor,
+        options,
+        sample_labels(drawn, list(range(drawn.start, drawn.stop))),
+    )
+    return {
+        "seed": drawn.seed,
+        "protocol": protocol,
+        "protocol_facts": facts,
+        "notes": scores.notes,
+        **scores.row(),
+    }
 
 
 def _stream(

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from fewstep import files
+from fewstep.device import pick_device
 from fewstep.provenance import hardware, threads, utc_now
 from fewstep.results import CONVERGENCE, STRATEGIES
 from fewstep.results.store import write_rows
 from fewstep.sampling import SampleOptions, sample_labels
+from fewstep.tarflow.candidates import SearchOptions
 from fewstep.tarflow.metrics import GUESSES
 from fewstep.tarflow.sampler import load_sampler
-from fewstep.tarflow.search import SearchOptions, SearchResult, search
+from fewstep.tarflow.search import SearchResult, search
 
 
 def run(
@@ -35,51 +37,22 @@ def run(
         strategies: Parquet, table strategies.
         profile: Parquet, table convergence (source "sampling").
     """
-    wanted, ranked = spec["search"], files.read_json(rank)
-    sampler = load_sampler(spec, checkpoint, None)
-    indices = list(range(wanted["batch"]))
-    seed = wanted["seeds"][0]
-    labels = sample_labels(
-        SampleOptions(
-            seed,
-            0,
-            len(indices),
-            len(indices),
-            len(indices),
-            num_classes=spec["model"]["num_classes"],
-            labels=spec["sampling"]["labels"],
-        ),
-        indices,
-    )
-    options = SearchOptions(
-        tolerance=wanted["tolerance"],
-        segments=tuple(wanted["segments"]),
-        repeats=wanted["repeats"],
-        max_iterations=wanted["max_iterations"],
-    )
-    result = search(
-        sampler,
-        sampler.inputs(seed, indices, labels, purpose="search"),
-        sampler.inputs(seed, indices, labels, purpose="search-verify"),
-        ranked["igm"],
-        ranked["tough"],
-        options,
-    )
+    result = _search(spec, checkpoint, files.read_json(rank))
     shared = {
         "experiment": spec["name"],
         "checkpoint_sha256": files.sha256_file(checkpoint),
         "code_digest": spec.get("code"),
         "created_utc": utc_now(),
     }
-    machine = hardware(sampler.device)
+    machine, batch = hardware(pick_device()), spec["search"]["batch"]
     on = {
         "device": machine["device"],
         "hardware": machine["hardware"],
         "threads": threads(),
     }
-    here = {**shared, **on, "sampler": spec["sampler"], "batch": len(indices)}
+    here = {**shared, **on, "sampler": spec["sampler"], "batch": batch}
     write_rows(strategies, STRATEGIES, _strategy_rows(here, result))
-    write_rows(profile, CONVERGENCE, _profile_rows(shared, result, len(indices)))
+    write_rows(profile, CONVERGENCE, _profile_rows(shared, result, batch))
     files.write_json(
         out,
         {
@@ -88,12 +61,45 @@ def run(
             "strategy": result.strategy.to_dict(),
             "search": {
                 **result.summary(),
-                "tolerance": options.tolerance,
-                "batch": len(indices),
+                "tolerance": result.tolerance,
+                "batch": batch,
                 **on,
                 "torch": torch.__version__,
             },
         },
+    )
+
+
+def _search(
+    spec: dict[str, Any], checkpoint: Path, ranked: dict[str, Any]
+) -> SearchResult:
+    """The search on noise of its own: never that of an evaluation."""
+    wanted = spec["search"]
+    sampler = load_sampler(spec, checkpoint, None)
+    indices, seed = list(range(wanted["batch"])), wanted["seed"]
+    count = len(indices)
+    drawn = SampleOptions(
+        seed,
+        0,
+        count,
+        count,
+        count,
+        num_classes=spec["model"]["num_classes"],
+        labels=spec["sampling"]["labels"],
+    )
+    labels = sample_labels(drawn, indices)
+    return search(
+        sampler,
+        sampler.inputs(seed, indices, labels, purpose="search"),
+        sampler.inputs(seed, indices, labels, purpose="search-verify"),
+        ranked["igm"],
+        ranked["tough"],
+        SearchOptions(
+            tolerance=wanted["tolerance"],
+            segments=tuple(wanted["segments"]),
+            repeats=wanted["repeats"],
+            max_iterations=wanted["max_iterations"],
+        ),
     )
 
 

@@ -17,14 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewstep.tarflow.inverse import (
-    UNGUIDED,
-    BlockEvaluator,
-    Guidance,
-    initial_guess,
-    invert_block,
-    jacobi_step,
-)
+from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
+from fewstep.tarflow.inverse import initial_guess, invert_block, jacobi_step
 from fewstep.tarflow.model import FlowBlock, TarFlow
 from fewstep.tarflow.strategy import BlockPlan
 

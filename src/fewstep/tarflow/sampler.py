@@ -14,14 +14,8 @@ from torch import Tensor
 from fewstep import checkpoints, files, noise
 from fewstep.device import pick_device
 from fewstep.sampling import Draw
-from fewstep.tarflow.inverse import (
-    UNGUIDED,
-    Guidance,
-    Inversion,
-    Mode,
-    invert,
-    mean_steps,
-)
+from fewstep.tarflow.guidance import UNGUIDED, Guidance
+from fewstep.tarflow.inverse import Inversion, Mode, invert, mean_steps
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.strategy import Strategy
 
