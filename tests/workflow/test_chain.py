@@ -17,7 +17,8 @@ from PIL import Image
 
 from fewstep import files
 from fewstep.results import read
-from tests.workflow.conftest import CELLS, TARGETS, Project
+from tests.test_docs import blocks
+from tests.workflow.conftest import CELLS, ROOT, TARGETS, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -203,6 +204,18 @@ def test_tables_and_report_of_what_is_there(project: Project) -> None:
     page = (project.folder / "results/report/report.html").read_text()
     assert "digits" in page
     assert 'src="http' not in page
+
+
+def test_the_documented_query_runs(
+    finished: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The example of docs/outputs.md works on a finished run."""
+    monkeypatch.chdir(finished.folder)
+    for code in blocks(ROOT / "docs/outputs.md", "python"):
+        exec(compile(code, "outputs.md", "exec"), {})
+    assert "digits" in capsys.readouterr().out
 
 
 def sample_command(project: Project, out: Path) -> list[str]:
