@@ -92,7 +92,7 @@ rule evaluation:
         timing="results/{experiment}/{sampler}/timing.json",
         samples=GRAPH.seed_files("samples.json"),
         plan="results/{experiment}/{sampler}/strategy.json",
-        dataset=lambda w: GRAPH.dataset_files(w)[0],
+        dataset=GRAPH.real_images,
     output:
         "results/{experiment}_{sampler}_fid.json",
     log:
@@ -100,6 +100,7 @@ rule evaluation:
     params:
         spec=lambda w: as_json(GRAPH.evaluation((w.experiment, w.sampler))),
         samples=lambda w, input: [f"--samples {path}" for path in input.samples],
+        dataset=lambda w, input: [f"--dataset {path}" for path in input.dataset],
         table="results/tables/evaluations.parquet",
         code=code("stages.evaluate"),
     message:
@@ -107,7 +108,7 @@ rule evaluation:
     shell:
         "python -m fewstep evaluate --spec {params.spec:q} --scores {input.scores}"
         " --timing {input.timing} {params.samples} --plan {input.plan}"
-        " --dataset {input.dataset} --table {params.table} --out {output}"
+        " {params.dataset} --table {params.table} --out {output}"
         " 2>&1 | tee {log}"
 
 

@@ -16,16 +16,16 @@ rule tarflow_train:
     resources:
         runtime=1440,
         mem_mb=32000,
-        gpu=lambda w: GRAPH.experiments[w.experiment].train.gpus,
+        gpu=lambda w: GRAPH.gpus(w.experiment),
     params:
         spec=lambda w: as_json(GRAPH.train(w.experiment)),
         dataset=lambda w: GRAPH.dataset_folder(w.experiment),
         work=".cache/train/{experiment}",
-        launch=lambda w: GRAPH.launcher(w.experiment),
     message:
         "train {wildcards.experiment}"
     shell:
-        "{params.launch} --threads {threads} train --spec {params.spec:q}"
+        "python -m fewstep --threads {threads} train --spec {params.spec:q}"
+        " --gpus {resources.gpu}"
         " --dataset {params.dataset} --work {params.work} --out {output.model}"
         " --curve {output.curve} 2>&1 | tee {log}"
 

@@ -45,7 +45,7 @@ def test_specs_know_their_names(paper: Config) -> None:
     """A resolved spec is JSON with its name and every default, as a job needs it."""
     dataset = paper.datasets["colour-mnist-16"].resolved()
     assert dataset["name"] == "colour-mnist-16"
-    assert dataset["sha256"] is None
+    assert dataset["path"] is None
     assert paper.assets["afhq-model"].name == "afhq-model"
     for experiment in paper.experiments.values():
         resolved = experiment.resolved()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,11 +87,21 @@ def test_published_cells_are_whole_experiments() -> None:
     assert {name for name, _ in cells} == {"afhq", "img128", "img64uncond", "img64cond"}
 
 
-def test_several_gpus_start_under_torchrun() -> None:
-    """A training on eight GPUs is launched by torchrun, one on one is not."""
+def test_gpus_are_no_part_of_what_decides_the_weights() -> None:
+    """A training on eight GPUs is the training on one, and asks for eight."""
+    assert as_json(graph(train={"gpus": 8}).train("digits")) == as_json(
+        graph().train("digits")
+    )
+    assert Graph(ROOT).gpus("afhq-scratch") == 8
+
+
+def test_published_weights_and_statistics_need_no_images() -> None:
+    """A row rests on a dataset only where a model or a reference is made from it."""
     g = Graph(ROOT)
-    assert g.launcher("afhq-scratch").startswith("torchrun --standalone")
-    assert g.launcher("demo-scratch") == "python -m fewstep"
+    cell = SimpleNamespace(experiment="img128")
+    assert g.real_images(cell) == []
+    cell.experiment = "demo-tarflow"
+    assert g.real_images(cell) == ["results/data/colour-mnist-16/dataset.json"]
 
 
 def test_two_configfiles_are_refused() -> None:

@@ -184,7 +184,8 @@ def test_evaluations_hold_what_the_design_asks_for() -> None:
     """The columns that the design and the users' asks name are all there."""
     asked = """experiment system sampler seed n labels protocol extractor
     extractor_sha256 reference_sha256 metric fid frechet kid kid_std isc isc_std
-    precision recall class_agreement steps iterations nfe nan_events redrawn clamped
+    precision recall class_agreement steps iterations nfe nan_events redrawn clipped
+    mode tol dtype guidance temperature self_denoise
     seconds_per_image images_per_second seconds_end_to_end_per_image timing_batch
     baseline speedup error_to_exact peak_memory_mb batch device threads torch python
     fewstep commit dirty code_digest checkpoint_sha256 strategy dataset_sha256

@@ -31,6 +31,7 @@ class Painter:
 
     def __init__(self, bad: dict[int, int] | None = None, limit: int = 99) -> None:
         self.bad, self.limit, self.drawn = bad or {}, limit, 0
+        self.refused = 0
 
     def inputs(
         self,
@@ -46,6 +47,7 @@ class Painter:
     def draw(self, inputs: tuple[list[int], Tensor, int]) -> Draw:
         indices, x, attempt = inputs
         if len(indices) > self.limit:
+            self.refused += 1
             raise torch.OutOfMemoryError
         self.drawn += len(indices)
         for row, index in enumerate(indices):
@@ -187,6 +189,13 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path) -> None:
     assert sampling.read_manifest(tmp_path / "b.json").shards[0]["batch"] == 2
 
 
+def test_the_batch_that_fitted_is_kept(tmp_path: Path) -> None:
+    """Later shards start with the halved batch instead of failing anew."""
+    sampler = Painter(limit=2)
+    draw(tmp_path / "a.json", replace(OPTIONS, shard=4), sampler=sampler)
+    assert sampler.refused == 1
+
+
 def test_one_sample_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     """Out of memory at batch 1 is a UserError."""
     with pytest.raises(UserError, match="one sample does not fit"):
@@ -194,10 +203,10 @@ def test_one_sample_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["removed", "changed"])
-def test_a_damaged_shard_is_noticed(tmp_path: Path, how: str) -> None:
-    """A shard that is gone or altered is never scored."""
+def test_a_damaged_shard_is_noticed_and_drawn_again(tmp_path: Path, how: str) -> None:
+    """A shard that is gone or altered is never scored; the advice given mends it."""
     path = tmp_path / "samples.json"
-    draw(path)
+    expected = draw(path)
     shard = tmp_path / sampling.read_manifest(path).shards[1]["file"]
     if how == "removed":
         shard.unlink()
@@ -205,8 +214,11 @@ def test_a_damaged_shard_is_noticed(tmp_path: Path, how: str) -> None:
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1
         shard.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"not found|has changed"):
+    with pytest.raises(UserError, match=r"not found|has changed") as caught:
         drawn(path)
+    assert f"delete {path} and run again" in str(caught.value)
+    path.unlink()
+    assert np.array_equal(draw(path), expected)
 
 
 def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:

@@ -153,6 +153,31 @@ def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
     torch.testing.assert_close(both, weights(tmp_path / "one"), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_and_saves(tmp_path: Path) -> None:
+    """When one of two processes is told to stop, both leave after the same step."""
+    program = tmp_path / "run.py"
+    program.write_text(
+        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from fewstep.training import PreemptedError\n"
+        "from tests.test_training import Line, OPTIONS, train\n"
+        "line = Line(stop_at=3 if os.environ['RANK'] == '1' else None)\n"
+        "try:\n"
+        "    train(line, OPTIONS, Path(sys.argv[2]), key='k')\n"
+        "except PreemptedError as error:\n"
+        "    print(error, flush=True)\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    root = str(Path(__file__).parents[1])
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *launch, str(program), root, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.count("stopped at step 3") == 2
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert content["step"] == 3
+
+
 def test_a_batch_that_does_not_divide_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

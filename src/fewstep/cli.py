@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from fewstep.errors import UserError
+
+TRY_AGAIN = 75
+"""Exit status of a job that was told to stop and saved its state (EX_TEMPFAIL)."""
 
 app = typer.Typer(
     add_completion=False,
@@ -102,8 +106,13 @@ def train(
     work: Annotated[Path, typer.Option(help="Folder of the run's checkpoint.")],
     out: Out,
     curve: Rows,
+    gpus: Annotated[int, typer.Option(help="Several start under torchrun.")] = 1,
 ) -> None:
     """Train a model; the same command resumes."""
+    if gpus > 1 and "WORLD_SIZE" not in os.environ:
+        launch = ["-m", "torch.distributed.run", "--standalone"]
+        launch += [f"--nproc-per-node={gpus}", "-m", "fewstep", *sys.argv[1:]]
+        os.execv(sys.executable, [sys.executable, *launch])
     from fewstep.stages.train import train_tarflow
 
     train_tarflow(spec, dataset, work, out, curve)
@@ -213,14 +222,14 @@ def evaluate(
     timing: Annotated[Path, typer.Option()],
     samples: Annotated[list[Path], typer.Option(help="samples.json of a seed.")],
     plan: Plan,
-    dataset: Annotated[Path, typer.Option(help="dataset.json.")],
     out: Out,
     table: Annotated[Path, typer.Option(help="Shared table of evaluations.")],
+    dataset: Maybe = None,
 ) -> None:
     """One evaluation's JSON and its rows in the table."""
     from fewstep.stages.evaluate import run
 
-    run(spec, scores, timing, samples, plan, dataset, out, table)
+    run(spec, scores, timing, samples, plan, out, table, dataset)
 
 
 @app.command()
@@ -308,3 +317,13 @@ def main() -> None:
     except UserError as error:
         print(f"fewstep: {error}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        # By name, for the classes live in modules that import torch.
+        if type(error).__name__ == "PreemptedError":
+            print(f"fewstep: {error}; the same command goes on", file=sys.stderr)
+            sys.exit(TRY_AGAIN)
+        if type(error).__name__ == "OutOfMemoryError":
+            what = str(error).splitlines()[0] if str(error) else "out of memory"
+            print(f"fewstep: {what}; use a smaller batch", file=sys.stderr)
+            sys.exit(1)
+        raise

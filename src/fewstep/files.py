@@ -14,6 +14,16 @@ from typing import Any
 from fewstep.errors import UserError
 
 
+def _file_mode() -> int:
+    """The mode that this process's umask gives to a new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+_MODE = _file_mode()
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path`; on success it is synced and renamed to `path`.
@@ -29,6 +39,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield part
         with open(part, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(part, _MODE)  # some writers make files that only their owner reads
         os.replace(part, path)
         _sync_folder(path.parent)
     except OSError as error:

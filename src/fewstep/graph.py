@@ -20,6 +20,7 @@ from fewstep.config import ClassifierSpec, Config, load_config
 from fewstep.config.base import is_path
 from fewstep.config.tarflow import CrmStrategy
 from fewstep.errors import UserError
+from fewstep.files import sha256_file, sha256_json
 
 Cell = tuple[str, str]
 """Experiment and sampler."""
@@ -142,6 +143,16 @@ class Graph:
         names = ("dataset.json", "images.npy", "labels.npy")
         return [f"{folder}/{name}" for name in names]
 
+    def real_images(self, wildcards: Any) -> list[str]:
+        """The manifest of the dataset that a row rests on, if it rests on one.
+
+        A published checkpoint that is scored on published statistics needs no images.
+        """
+        own = self.experiments[wildcards.experiment]
+        reference = self.config.references[own.evaluation.reference]
+        used = own.train is not None or reference.dataset is not None
+        return self.dataset_files(wildcards)[:1] if used else []
+
     def reference_of(self, experiment: str) -> str:
         """The reference that an experiment is scored against."""
         return self.experiments[experiment].evaluation.reference
@@ -224,8 +235,13 @@ class Graph:
             cell,
             "timing",
             baseline=self.sampler((cell[0], self.baseline(cell[0]))),
+            exact_baseline=self._is_exact(cell[0], self.baseline(cell[0])),
             code=code("stages.timing", "tarflow.sampler"),
         )
+
+    def _is_exact(self, experiment: str, sampler: str) -> bool:
+        """Whether a sampler is the exact inverse."""
+        return self.experiments[experiment].samplers[sampler].strategy == "for"
 
     def baseline(self, experiment: str) -> str:
         """The sampler that an experiment's speed-ups are relative to."""
@@ -253,6 +269,8 @@ class Graph:
             "protocol_note": note,
             "sampler": sampler,
             "sampling": own.sampling_of(sampler).resolved(),
+            "mode": own.samplers[sampler].mode,
+            "tol": own.samplers[sampler].tol,
             "published": own.samplers[sampler].resolved()["published"],
             "code": self.sample(cell)["code"],
         }
@@ -272,6 +290,7 @@ class Graph:
 
     def report(self, experiments: Iterable[str], command: str) -> dict[str, Any]:
         """What a report says beyond what lies in its files."""
+        templates = self.root / "workflow" / "report"
         return {
             "experiments": {
                 name: list(self.experiments[name].samplers) for name in experiments
@@ -280,7 +299,10 @@ class Graph:
                 name: self.experiments[name].description for name in experiments
             },
             "command": command,
-            "templates": os.path.relpath(self.root / "workflow" / "report"),
+            "templates": os.path.relpath(templates),
+            "look": sha256_json(
+                {p.name: sha256_file(p) for p in sorted(templates.iterdir())}
+            ),
             "code": code("stages.report"),
         }
 
@@ -325,10 +347,17 @@ class Graph:
         )
 
     def train(self, experiment: str) -> dict[str, Any]:
-        """What decides the weights of a training."""
-        return self.experiment(
+        """What decides the weights of a training: how many GPUs does not."""
+        spec = self.experiment(
             experiment, "model", "noise", "train", code=code("stages.train")
         )
+        del spec["train"]["gpus"]
+        return spec
+
+    def gpus(self, experiment: str) -> int:
+        """GPUs that a training asks for."""
+        train = self.experiments[experiment].train
+        return 1 if train is None else train.gpus
 
     def trace(self, cell: Cell) -> dict[str, Any]:
         """What the filmstrip needs."""
@@ -365,11 +394,3 @@ class Graph:
         """What a search needs."""
         name, sampler = cell.split("/")
         return self.sampler((name, sampler), "search", code=code("stages.search"))
-
-    def launcher(self, experiment: str) -> str:
-        """How a training starts: under torchrun where it asks for several GPUs."""
-        train = self.experiments[experiment].train
-        gpus = 1 if train is None else train.gpus
-        if gpus == 1:
-            return "python -m fewstep"
-        return f"torchrun --standalone --nproc-per-node {gpus} -m fewstep"

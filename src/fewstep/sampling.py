@@ -1,7 +1,8 @@
 """The spine's protocol: a sampler turns sample numbers into images, in shards.
 
 Sample i belongs to (seed, i): shards, batch size, number of jobs and a resume have no
-influence on it beyond the order of float reductions.
+influence on it beyond the order of float reductions. (A sampler that repeats a released
+program's stopping rule over the whole batch is the exception, and says so.)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fewstep import files, noise
 from fewstep.errors import UserError
 from fewstep.images import Rounding, to_uint8
 from fewstep.progress import Progress
+from fewstep.provenance import peak_memory_mb, reset_peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +125,7 @@ class ShardCounts:
         steps: mean sequential network calls of a batch.
         iterations: mean evaluations of a token.
         batch: batch size that fitted.
+        peak_memory_mb: peak memory while drawing, 10^6 bytes.
     """
 
     nan_events: int = 0
@@ -131,6 +134,7 @@ class ShardCounts:
     steps: float = 0.0
     iterations: float = 0.0
     batch: int = 0
+    peak_memory_mb: float = 0.0
 
 
 def sample_labels(
@@ -253,22 +257,30 @@ def draw_samples(
     folder = manifest_path.parent / f"{manifest_path.stem}-{key[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     progress = Progress(label, options.stop - options.start)
-    shards = []
+    shards, asked = [], vars(options).copy()
     for start in range(options.start, options.stop, options.shard):
         indices = list(range(start, min(start + options.shard, options.stop)))
         record = folder / f"{start:07d}.json"
-        if not record.exists():
-            _write_shard(sampler, options, indices, record, progress)
-        else:
+        if _is_whole(record):
             progress.first += len(indices)
             progress.advance(len(indices))
+        else:
+            options = _write_shard(sampler, options, indices, record, progress)
         shards.append(files.read_json(record))
-    manifest = SampleManifest(key, vars(options).copy(), shards, extra or {})
+    manifest = SampleManifest(key, asked, shards, extra or {})
     files.write_json(manifest_path, vars(manifest))
     for other in manifest_path.parent.glob(f"{manifest_path.stem}-*"):
         if other.is_dir() and other != folder:
             shutil.rmtree(other)
     return manifest
+
+
+def _is_whole(record: Path) -> bool:
+    """Whether a shard is there as its record says."""
+    images = record.with_suffix(".npy")
+    if not record.exists() or not images.exists():
+        return False
+    return bool(files.read_json(record)["sha256"] == files.sha256_file(images))
 
 
 def _write_shard(
@@ -277,9 +289,15 @@ def _write_shard(
     indices: list[int],
     record: Path,
     progress: Progress,
-) -> None:
-    """The images, then the record that says that they are whole."""
+) -> SampleOptions:
+    """The images, then the record that says that they are whole.
+
+    Returns:
+        the options with the batch size that fitted, for the next shard.
+    """
+    reset_peak_memory(sampler.device)
     images, counts = draw_shard(sampler, options, indices, progress)
+    counts.peak_memory_mb = peak_memory_mb(sampler.device)
     path = record.with_suffix(".npy")
     with files.atomic_path(path) as part, open(part, "wb") as file:
         np.save(file, images)
@@ -293,6 +311,7 @@ def _write_shard(
             **vars(counts),
         },
     )
+    return replace(options, batch=counts.batch)
 
 
 def read_manifest(path: str | Path) -> SampleManifest:
@@ -319,13 +338,13 @@ def read_images(path: str | Path) -> Iterator[NDArray[np.uint8]]:
             raise UserError(
                 "shard not found",
                 where=str(file),
-                do=f"delete {path} and run again: it is drawn anew",
+                do=f"delete {path} and run again: the shard is drawn anew",
             )
         if files.sha256_file(file) != shard["sha256"]:
             raise UserError(
                 "the shard's content has changed",
                 where=str(file),
                 expected=f"sha256 {shard['sha256'][:12]}…",
-                do=f"delete it, its .json and {path}, and run again",
+                do=f"delete {path} and run again: the shard is drawn anew",
             )
         yield np.load(file, mmap_mode="r")

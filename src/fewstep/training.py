@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fewstep import files
+from fewstep.device import autocast
 from fewstep.errors import UserError
 from fewstep.progress import Progress
 
@@ -194,11 +195,12 @@ def _loop(run: _Run, rank: int, world: int, progress: Progress) -> None:
             last = state.step == options.steps
             if last or state.step % options.log_every == 0:
                 _log(run, loss)
+            stopping = _any_rank(stop["now"], world, run.device)
             if rank == 0:
                 progress.advance()
-                if last or stop["now"] or state.step % options.save_every == 0:
+                if last or stopping or state.step % options.save_every == 0:
                     _save(run)
-            if stop["now"] and not last:
+            if stopping and not last:
                 raise PreemptedError(
                     f"stopped at step {state.step}; {run.path} is saved"
                 )
@@ -210,8 +212,7 @@ def _step(run: _Run, model: nn.Module, batch: Any) -> Tensor:
     model.train()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(run.state.step, options)
-    bf16 = options.precision == "bf16"
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=bf16):
+    with autocast(run.device, options.precision):
         loss = run.objective.loss(model, batch, run.device)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -223,7 +224,7 @@ def _step(run: _Run, model: nn.Module, batch: Any) -> Tensor:
 
 def _log(run: _Run, loss: Tensor) -> None:
     """Add a point to the curve; a loss that is not finite ends the run."""
-    state, value = run.state, float(loss)
+    state, value = run.state, _mean_over_ranks(loss)
     if not math.isfinite(value):
         raise UserError(
             f"the loss is {value} at step {state.step}",
@@ -277,7 +278,7 @@ def _resume(
     if not path.exists():
         return TrainState()
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
             f"the checkpoint cannot be read ({type(error).__name__})",
@@ -290,9 +291,8 @@ def _resume(
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
     logger.info("going on from step %d", content["step"])
-    return TrainState(
-        content["step"], content["ema"], content["curve"], content["seconds"]
-    )
+    ema = {name: value.to(device) for name, value in content["ema"].items()}
+    return TrainState(content["step"], ema, content["curve"], content["seconds"])
 
 
 def _join_group(device: torch.device) -> tuple[int, int]:
@@ -306,13 +306,36 @@ def _join_group(device: torch.device) -> tuple[int, int]:
     return torch.distributed.get_rank(), world
 
 
+def leave_group() -> bool:
+    """End the process group, if there is one; whether this process is the first."""
+    if not torch.distributed.is_initialized():
+        return True
+    rank = torch.distributed.get_rank()
+    torch.distributed.destroy_process_group()
+    return rank == 0
+
+
+def _any_rank(flag: bool, world: int, device: torch.device) -> bool:
+    """Whether any process raised its flag: all must leave after the same step."""
+    if world == 1:
+        return flag
+    raised = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+    return bool(raised.item())
+
+
+def _mean_over_ranks(loss: Tensor) -> float:
+    """The loss of the whole batch."""
+    if torch.distributed.is_initialized():
+        loss = loss.clone()
+        torch.distributed.all_reduce(loss)
+        loss /= torch.distributed.get_world_size()
+    return float(loss)
+
+
 @contextmanager
 def _stop_signal() -> Iterator[dict[str, bool]]:
-    """A flag that SIGTERM and SIGUSR2 (SLURM's warning) raise.
-
-    Every process of a torchrun gets SLURM's signal, so all stop at the same step or
-    the next; only rank 0 saves.
-    """
+    """A flag that SIGTERM and SIGUSR2 (SLURM's warning) raise."""
     stop = {"now": False}
 
     def handler(*_: Any) -> None:

@@ -42,6 +42,17 @@ def arguments(golden: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _planned(model: TarFlow, run: dict[str, Any]) -> list[int]:
+    """Network calls of each block when no bound ends it early."""
+    count = len(model.blocks)
+    segments = run.get("num_GS_list", [0] * count)
+    iterations = run.get("max_jacobi_list", [1] * count)
+    return [
+        model.tokens - 1 if g in (0, model.tokens) else g * j
+        for g, j in zip(segments[::-1], iterations[::-1], strict=True)
+    ]
+
+
 def test_released_mode_matches_every_golden_run(case: Case) -> None:
     """Samples, latents and network calls equal the released sampler's."""
     model, golden = case
@@ -53,7 +64,9 @@ def test_released_mode_matches_every_golden_run(case: Case) -> None:
         )
         torch.testing.assert_close(out.images, run["samples"], atol=5e-5, rtol=0)
         calls = [len(calls) for calls in run["proj_in_tokens_per_call"]]
-        assert out.steps == pytest.approx(calls, abs=1), run["name"]
+        # A run that its bound ends may end one iteration off on another machine.
+        slack = 0 if calls == _planned(model, run) else 1
+        assert out.steps == pytest.approx(calls, abs=slack), run["name"]
         for ours, theirs in zip(
             out.latents[1:], run.get("sequence", [])[1:], strict=False
         ):

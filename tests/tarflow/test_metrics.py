@@ -68,7 +68,7 @@ def test_derived_metric_uses_the_scaled_latent(tiny: TarFlow) -> None:
     assert float(derived[0, 0]) == pytest.approx(float(expected), rel=1e-4)
 
 
-@pytest.mark.parametrize("segments", [1, 4])
+@pytest.mark.parametrize("segments", [1, 4, 5])
 def test_profile_ends_exact_and_one_run_gives_all_iterations(
     tiny: TarFlow, segments: int
 ) -> None:

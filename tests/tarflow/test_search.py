@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from fewstep.tarflow import Strategy, TarFlow, candidates
+from fewstep.tarflow import Strategy, candidates
 from fewstep.tarflow import search as searching
 from fewstep.tarflow.candidates import SearchOptions
 from fewstep.tarflow.sampler import TarFlowSampler
@@ -45,9 +45,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return cost
 
 
-def run(tolerance: float, model: TarFlow = MODEL) -> SearchResult:
+def run(tolerance: float, precision: str = "fp32") -> SearchResult:
     """A search on four samples with block 1 declared tough."""
-    sampler = TarFlowSampler(model, Strategy.sequential(3, 16))
+    sampler = TarFlowSampler(MODEL, Strategy.sequential(3, 16), precision=precision)
     noise = [
         torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(seed))
         for seed in (0, 1)
@@ -115,3 +115,12 @@ def test_unreachable_tolerance_falls_back_to_for(clock: dict[str, float]) -> Non
     result = run(1e-12)
     assert result.strategy == Strategy.sequential(3, 16)
     assert result.error == 0.0
+    assert "For is the cheapest plan" in result.reason
+
+
+def test_bf16_is_searched_against_bf16(clock: dict[str, float]) -> None:
+    """Curves and pairs are made in the sampler's own precision, so plans converge."""
+    result = run(4e-3, precision="bf16")
+    assert result.error <= 4e-3
+    reasons = {row.reason for row in result.candidates}
+    assert "does not converge within tolerance" not in reasons

@@ -149,6 +149,8 @@ def test_run_identity_ignores_how_often_it_is_saved() -> None:
     other = {**spec, "train": {"lr": 2.0, "save_every": 5, "gpus": 1}}
     assert run_key(spec, dataset()) == run_key(same, dataset())
     assert run_key(spec, dataset()) != run_key(other, dataset())
+    edited = {**spec, "code": "another digest"}
+    assert run_key(spec, dataset()) != run_key(edited, dataset())
 
 
 def test_a_batch_larger_than_the_data_is_one_line(tmp_path: Path) -> None:

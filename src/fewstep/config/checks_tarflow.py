@@ -106,6 +106,9 @@ def _check_strategy(
     if strategy == SEARCHED and sampler.mode == "released":
         what = "the search measures against the exact inverse"
         yield Problem((*path, "mode"), what, "exact")
+    if strategy == SEARCHED and sampler.tol is not None:
+        what = "the search's error bound is search.tolerance"
+        yield Problem((*path, "tol"), what, "no tol with strategy auto")
 
 
 def _is_notation(strategy: object) -> bool:

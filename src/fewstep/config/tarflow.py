@@ -85,8 +85,8 @@ class SearchSpec(Spec):
     """Most Jacobi iterations that are tried in a segment."""
     tough_factor: Positive = 1.5
     """A block is tough when its CRM is this many times the mean of the blocks."""
-    seeds: Indices = (0,)
-    """Seeds of the noise that plans are measured on, which no evaluation draws."""
+    seed: Index = 0
+    """Seed of the noise that plans are measured on, never that of an evaluation."""
     repeats: Count = 3
     """Timed runs of each plan."""
 
@@ -214,7 +214,8 @@ class SamplerSpec(Spec):
     mode: Literal["exact", "released"] = "exact"
     """released: the +-3 clamp and the stopping rule of the published program."""
     tol: Positive | None = None
-    """Stop early when no entry moves more than this (null: run all iterations)."""
+    """Stop early: exact, when no entry of a sample moves more than this (null: when
+    none moves); released, its own norm over the batch (null: 1e-6)."""
     sampling: SamplingOverrides = Field(default_factory=SamplingOverrides)
     """Changes to the experiment's `sampling`."""
     published: PublishedSpec | None = None

@@ -49,7 +49,7 @@ _ORIGIN = {
     "created_utc": "made (UTC)",
 }
 _MORE = ("kid", "isc", "precision", "recall", "class_agreement")
-_COUNTS = ("nan_events", "redrawn", "clamped")
+_COUNTS = ("nan_events", "redrawn")
 
 
 @dataclass(frozen=True)

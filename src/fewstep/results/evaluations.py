@@ -54,13 +54,19 @@ _SCORES = (
     text("notes", "scores that could not be computed, and why"),
 )
 _WORK = (
+    text("mode", "exact, or released: clamp and stopping rule as published"),
+    number("tol", "tolerance of early stopping; null: none"),
+    text("dtype", "fp32, or bf16 autocast"),
+    number("guidance", "guidance weight; 0: off"),
+    number("temperature", "factor on the noise"),
+    number("self_denoise", "multiplier of the denoising step; 0: off"),
     text("strategy", "sampling plan in the paper's notation, e.g. [7-8-32-10], or For"),
     number("steps", "sequential network calls for one batch, mean over batches"),
     number("iterations", "token evaluations per token and block, mean; For: 1"),
     number("nfe", "network evaluations per image, for samplers that integrate an ODE"),
     integer("nan_events", "images in which a NaN or an infinity turned up"),
     integer("redrawn", "images drawn again with a new attempt number"),
-    integer("clamped", "images of which a value was clamped (released mode)"),
+    number("clipped", "share of values outside [-1, 1] before they became bytes"),
     number(
         "error_to_exact",
         "largest absolute difference to the exact inverse, pixels "
@@ -70,7 +76,7 @@ _WORK = (
 _SPEED = (
     number("seconds_per_image", "sampling alone, after warm-up: median, s"),
     number("images_per_second", "the same as a rate"),
-    number("seconds_end_to_end_per_image", "with noise, post-processing and files, s"),
+    number("seconds_end_to_end_per_image", "with drawing the noise and denoising, s"),
     integer("timing_batch", "images per batch when timed", minimum=1),
     text(
         "baseline",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fewstep import checkpoints, files
+from fewstep.errors import UserError
 from fewstep.tarflow.sampler import load_model
 
 
@@ -23,7 +24,14 @@ def prepare_tarflow(
         out: `model.safetensors`; its manifest goes beside it.
     """
     asset = {} if record is None else files.read_json(record)
-    source_sha256 = asset.get("sha256") or files.sha256_file(source)
+    source_sha256 = files.sha256_file(source)
+    if asset and asset["sha256"] != source_sha256:
+        raise UserError(
+            f"the file has changed since it was checked: sha256 {source_sha256[:12]}…",
+            where=str(source),
+            expected=f"{asset['sha256'][:12]}…",
+            do=f"delete {record} and run again",
+        )
     origin = checkpoints.read_manifest(source) if _is_ours(source) else {}
     model = load_model(spec["model"], source, torch.device("cpu"))
     tensors = {

@@ -15,9 +15,9 @@ def run(
     timing: Path,
     samples: list[Path],
     plan: Path,
-    dataset: Path,
     out: Path,
     table: Path,
+    dataset: Path | None = None,
 ) -> None:
     """Write `results/{experiment}_{sampler}_fid.json` and upsert its rows.
 
@@ -28,7 +28,7 @@ def run(
             `protocol_note`, `code`.
         scores, timing, plan: the cell's JSON files.
         samples: `samples.json` of each seed.
-        dataset: `dataset.json`.
+        dataset: `dataset.json`, where the row rests on images of ours.
         out: the summary.
         table: `results/tables/evaluations.parquet`.
     """
@@ -42,10 +42,11 @@ def run(
             **_work(manifest),
             **_speed(clock, spec["sampling"]["batch"]),
             **manifest["extra"]["provenance"],
+            **_settings(spec),
             "strategy": files.read_json(plan)["notation"],
             "code_digest": spec.get("code"),
             "checkpoint_sha256": manifest["extra"]["checkpoint_sha256"],
-            "dataset_sha256": files.read_json(dataset)["sha256"],
+            "dataset_sha256": files.read_json(dataset)["sha256"] if dataset else None,
             "status": "ok",
         }
         for score, manifest in zip(scored, manifests, strict=True)
@@ -93,6 +94,18 @@ def _scores(score: dict[str, Any]) -> dict[str, Any]:
     return {**{name: score[name] for name in _SCORES}, "notes": notes or None}
 
 
+def _settings(spec: dict[str, Any]) -> dict[str, Any]:
+    """Every knob of the sampler that the images depend on."""
+    sampling = spec["sampling"]
+    names = ("guidance", "temperature", "self_denoise")
+    return {
+        "mode": spec["mode"],
+        "tol": spec["tol"],
+        "dtype": sampling["precision"],
+        **{name: sampling[name] for name in names},
+    }
+
+
 def _work(manifest: dict[str, Any]) -> dict[str, Any]:
     """Counts over all shards."""
     shards = manifest["shards"]
@@ -108,7 +121,8 @@ def _work(manifest: dict[str, Any]) -> dict[str, Any]:
         "nan_events": sum(shard["nan_events"] for shard in shards),
         "redrawn": sum(shard["redrawn"] for shard in shards),
         "batch": min(shard["batch"] for shard in shards),
-        "peak_memory_mb": manifest["extra"]["peak_memory_mb"],
+        "clipped": mean("clipped"),
+        "peak_memory_mb": max(shard["peak_memory_mb"] for shard in shards),
     }
 
 

@@ -64,7 +64,12 @@ def trace(spec: dict[str, Any], checkpoint: Path, plan: Path, out: Path) -> None
     if sampler.denoise:
         stages.append(sampler.finish(inversion.images, inputs))
         titles.append("denoised")
-    pictures = [_visible(stage).cpu().numpy() for stage in stages]
+    # The image itself is shown as it is; only latents are scaled to be seen.
+    done = len(inversion.latents) - 1
+    pictures = [
+        (_visible(stage) if i < done else to_uint8(stage, "truncate")).cpu().numpy()
+        for i, stage in enumerate(stages)
+    ]
     strips = [
         (_title(labels, i), [picture[i] for picture in pictures]) for i in indices
     ]
@@ -72,9 +77,10 @@ def trace(spec: dict[str, Any], checkpoint: Path, plan: Path, out: Path) -> None
 
 
 def _visible(latents: Tensor) -> Tensor:
-    """Latents as bytes: noise spans about ±2, images ±1; all shown over ±1.
+    """Latents as bytes: noise spans about ±2 and images ±1; all are shown over ±1.
 
-    A latent is divided by its own largest absolute value where that is above 1.
+    A latent is divided by the 99th percentile of its absolute values where that is
+    above 1.
     """
     peak = torch.quantile(latents.float().abs().flatten(1), 0.99, dim=1)
     scaled = latents / peak.clamp(min=1.0).view(-1, 1, 1, 1)

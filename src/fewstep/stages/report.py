@@ -43,10 +43,17 @@ def sources(spec: dict[str, Any]) -> dict[str, list[Path]]:
             path
             for name in spec["experiments"]
             for pattern in patterns
-            for path in sorted((RESULTS / name).glob(pattern))
+            for path in _named(name, pattern, spec["experiments"][name])
         ]
         for table, patterns, _ in _SOURCES
     }
+
+
+def _named(name: str, pattern: str, samplers: list[str]) -> list[Path]:
+    """An experiment's files of a pattern, `*` standing for its samplers of now."""
+    chosen = samplers if "*" in pattern else [""]
+    paths = [RESULTS / name / pattern.replace("*", sampler) for sampler in chosen]
+    return [path for path in paths if path.exists()]
 
 
 def file_rows(spec: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep import files
-from fewstep.provenance import peak_memory_mb, row_fields
+from fewstep.provenance import row_fields
 from fewstep.sampling import SampleOptions, draw_samples
 from fewstep.stages.systems import load_sampler
 
@@ -58,7 +58,6 @@ def run(
             "sampler": spec["sampler"],
             "notation": strategy["notation"],
             "checkpoint_sha256": checkpoint_sha256,
-            "peak_memory_mb": peak_memory_mb(),
             "provenance": row_fields(sampler.device),
         },
         label=f"sample {spec['name']}/{spec['sampler']} seed {seed}",

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fewstep import files
+from fewstep.errors import UserError
 from fewstep.progress import Progress
-from fewstep.provenance import hardware, peak_memory_mb, threads, utc_now
+from fewstep.provenance import (
+    hardware,
+    peak_memory_mb,
+    reset_peak_memory,
+    threads,
+    utc_now,
+)
 from fewstep.results import TIMING
 from fewstep.results.store import write_rows
-from fewstep.sampling import SampleOptions, Sampler, complete, sample_labels
+from fewstep.sampling import (
+    Draw,
+    SampleOptions,
+    Sampler,
+    complete,
+    sample_labels,
+)
 from fewstep.stages.systems import load_sampler
 from fewstep.timing import alternate
 
@@ -42,8 +56,19 @@ def run(
     batches = spec["timing"]["batches"]
     progress = Progress(f"time {spec['name']}/{spec['sampler']}", len(batches), every=5)
     for batch in batches:
-        measured.append(_measure(spec, sampler, rival, batch))
-        progress.advance(note=f"batch {batch}: {measured[-1]['seconds']:.3g} s")
+        try:
+            measured.append(_measure(spec, sampler, rival, batch))
+            note = f"batch {batch}: {measured[-1]['seconds']:.3g} s"
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            note = f"batch {batch} does not fit into memory: left out"
+        progress.advance(note=note)
+    if not measured:
+        raise UserError(
+            "no batch size fits into memory",
+            where=f"experiments.{spec['name']}.timing.batches",
+            expected=f"one smaller than {min(batches)}",
+        )
     machine = hardware(sampler.device)
     shared = {
         "experiment": spec["name"],
@@ -88,7 +113,10 @@ def _measure(
     labels = sample_labels(options, indices)
     inputs = sampler.inputs(0, indices, labels, purpose="timing")
     rival_inputs = rival.inputs(0, indices, labels, purpose="timing")
-    mine, theirs = sampler.draw(inputs), rival.draw(rival_inputs)
+    theirs = rival.draw(rival_inputs)
+    reset_peak_memory(sampler.device)
+    mine = sampler.draw(inputs)
+    peak = peak_memory_mb(sampler.device)
     name = spec["baseline"]["sampler"]
     calls = {
         "sampler": lambda: sampler.draw(inputs),
@@ -115,6 +143,12 @@ def _measure(
         "ratio": partner.median / seconds if partner else None,
         "steps": mine.steps,
         "iterations": mine.iterations,
-        "error_to_exact": float((mine.images - theirs.images).abs().max()),
-        "peak_memory_mb": peak_memory_mb(sampler.device),
+        "error_to_exact": _distance(mine, theirs) if spec["exact_baseline"] else None,
+        "peak_memory_mb": peak,
     }
+
+
+def _distance(mine: Draw, theirs: Draw) -> float | None:
+    """Largest difference of a value; None where one is not finite."""
+    error = float((mine.images - theirs.images).abs().max())
+    return error if math.isfinite(error) else None

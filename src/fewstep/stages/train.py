@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fewstep.errors import UserError
 from fewstep.provenance import row_fields
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.training import NoiseOptions, TarFlowObjective
-from fewstep.training import TrainOptions, TrainState, train
+from fewstep.training import TrainOptions, TrainState, leave_group, train
 
 
 def train_options(spec: dict[str, Any], per_epoch: int) -> TrainOptions:
@@ -82,18 +83,27 @@ def train_tarflow(
         device=pick_device(),
         label=f"train {spec['name']}",
     )
-    if int(torch.distributed.get_rank()) if torch.distributed.is_initialized() else 0:
+    if not leave_group():
         return
     _write_curve(spec["name"], state, curve)
     kept = {name: t for name, t in tensors.items() if not name.endswith("attn_mask")}
     checkpoints.write_state_dict(out, kept, _manifest(spec, data, state))
+    # A job that is asked for again is trained again.
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def run_key(spec: dict[str, Any], data: Dataset) -> str:
     """Identity of a training run: what decides its weights."""
     recipe = {k: v for k, v in spec["train"].items() if k not in _COSMETIC}
-    decisive = {"model": spec["model"], "noise": spec["noise"], "train": recipe}
-    return files.sha256_json({**decisive, "dataset": data.sha256})
+    decisive = {
+        "model": spec["model"],
+        "noise": spec["noise"],
+        "train": recipe,
+        "code": spec.get("code", ""),
+        "images": data.sha256,
+        "labels": data.manifest.get("labels_sha256"),
+    }
+    return files.sha256_json(decisive)
 
 
 _COSMETIC = ("save_every", "log_every", "gpus")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fewstep.device import autocast
 from fewstep.tarflow.inverse import invert_block
 from fewstep.tarflow.metrics import GUESSES, Convergence, iterations_to
 from fewstep.tarflow.sampler import TarFlowSampler
@@ -92,7 +93,9 @@ def choose(
             round=round_number,
         )
         rows.append((plan, row))
-        if not why_not:
+        if why_not:
+            row.error = _floor(block, plan)
+        else:
             timing, row.error = _measure(sampler, block, y, plan, options)
             row.seconds = timing.median
     usable = [
@@ -132,6 +135,12 @@ def _plans(
     return plans
 
 
+def _floor(block: BlockCase, plan: BlockPlan) -> float:
+    """The error at which a plan that is not worth a clock ends."""
+    curves = block.curves[plan.segments, plan.guess]
+    return max(curve.largest[-1] for curve in curves)
+
+
 def _measure(
     sampler: TarFlowSampler,
     block: BlockCase,
@@ -143,14 +152,8 @@ def _measure(
     if plan not in block.measured:
         found: list[Tensor] = []
 
-        bf16 = sampler.precision == "bf16"
-        kind = sampler.device.type
-
         def call() -> None:
-            with (
-                torch.inference_mode(),
-                torch.autocast(kind, torch.bfloat16, enabled=bf16),
-            ):
+            with torch.inference_mode(), autocast(sampler.device, sampler.precision):
                 out, _, _ = invert_block(
                     sampler.model.flows[block.number],
                     block.z,

@@ -202,14 +202,15 @@ def invert_block(
         its input (B, T, C) in raster order, network calls, token evaluations.
     """
     rows, tokens, _ = z.shape
-    cache = None
+    evaluate = BlockEvaluator(block, y, rows, guidance)
     if plan.segments != 1:  # plain Jacobi recomputes everything
-        layers, heads = len(block.attn_blocks), block.heads
-        like = z.to(_compute_dtype(z))
-        cache = KeyValueCache(layers, rows, heads, tokens, like)
-    evaluate = BlockEvaluator(block, y, rows, guidance, cache)
-    if cache is not None and evaluate.guided:
-        evaluate.cache = KeyValueCache(layers, 2 * rows, heads, tokens, like)
+        evaluate.cache = KeyValueCache(
+            len(block.attn_blocks),
+            2 * rows if evaluate.guided else rows,
+            block.heads,
+            tokens,
+            like=z.new_empty(0, dtype=_compute_dtype(z)),
+        )
     tol = plan.tol if plan.tol is not None else tol
     solve = solve_exact if mode == "exact" else solve_released
     default = 0.0 if mode == "exact" else RELEASED_TOL

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
-from fewstep.tarflow.inverse import initial_guess, invert_block, jacobi_step
+from fewstep.tarflow.inverse import (
+    initial_guess,
+    invert_block,
+    jacobi_step,
+    segment_bounds,
+)
 from fewstep.tarflow.model import FlowBlock, TarFlow
 from fewstep.tarflow.strategy import BlockPlan
 
@@ -163,6 +168,7 @@ def convergence(
     guess: int,
     segments: int = 1,
     iterations: int | None = None,
+    tol: float = 0.0,
     guidance: Guidance = UNGUIDED,
 ) -> list[Convergence]:
     """Error after every iteration on exact pairs: one run gives them all.
@@ -174,6 +180,7 @@ def convergence(
         guess: 0 = z, 1 = zeros.
         segments: 1 = Jacobi. With more, each segment starts from solved ones.
         iterations: most iterations a segment (default: to the end).
+        tol: a sample is done once it moved no more than this (see `solve_exact`).
         guidance: the pair's guidance.
 
     Returns:
@@ -181,13 +188,14 @@ def convergence(
     """
     exact = block.ordered(x)
     tokens = exact.shape[1]
+    bounds = segment_bounds(tokens, segments)
     found: list[Convergence] = []
-    size = -(-tokens // segments)
 
     def record(segment: int, _: int, now: Tensor) -> None:
         if len(found) == segment:
             found.append(Convergence([], [], []))
-        window = slice(segment * size + 1, (segment + 1) * size + 1)
+        start, stop = bounds[segment]
+        window = slice(start + 1, stop + 1)
         error = (now[:, window] - exact[:, window]).abs()
         worst = error.amax(dim=(1, 2))
         found[segment].largest.append(float(worst.max()))
@@ -196,7 +204,7 @@ def convergence(
 
     plan = BlockPlan(segments, iterations or tokens, guess)
     with torch.inference_mode():
-        invert_block(block, z, y, plan, guidance=guidance, tol=0.0, on_iteration=record)
+        invert_block(block, z, y, plan, guidance=guidance, tol=tol, on_iteration=record)
     return found
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep import checkpoints, files, noise
-from fewstep.device import pick_device
+from fewstep.device import autocast, pick_device
 from fewstep.sampling import Draw
 from fewstep.tarflow.guidance import UNGUIDED, Guidance
 from fewstep.tarflow.inverse import Inversion, Mode, invert, mean_steps
@@ -42,13 +42,29 @@ def self_denoise(
     Returns:
         images (B, Cimg, H, W).
     """
+    parts = [
+        _nll_gradient(
+            model, x[i : i + _CHUNK], None if y is None else y[i : i + _CHUNK]
+        )
+        for i in range(0, len(x), _CHUNK)
+    ]
+    scale = lr_multiplier * noise_std**2 * x[0].numel()
+    return x.detach() - scale * torch.cat(parts)
+
+
+_CHUNK = 8
+"""Images of one backward pass: it keeps every layer's activations, about 2 GB an image
+for the largest published model, and the result does not depend on it."""
+
+
+def _nll_gradient(model: TarFlow, x: Tensor, y: Tensor | None) -> Tensor:
+    """Gradient of each image's negative log-likelihood a dimension."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         out = model(x, y)
         nll = 0.5 * out.z.square().mean(dim=(1, 2)) - out.logdets
         (gradient,) = torch.autograd.grad(nll.sum(), x)
-    dimensions = x[0].numel()
-    return x.detach() - lr_multiplier * noise_std**2 * dimensions * gradient
+    return gradient
 
 
 @dataclass
@@ -98,9 +114,7 @@ class TarFlowSampler:
 
     def invert(self, z: Tensor, y: Tensor | None) -> Inversion:
         """The inverse, with everything that a search or a trace wants to know."""
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bf16"
-        ):
+        with autocast(self.device, self.precision):
             return invert(
                 self.model,
                 z,
@@ -124,9 +138,7 @@ class TarFlowSampler:
         """Self-denoising, where the sampler has it."""
         if not self.denoise:
             return images
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bf16"
-        ):
+        with autocast(self.device, self.precision):
             return self_denoise(
                 self.model, images, inputs[1], self.noise_std, self.denoise
             )

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fewstep.device import autocast
 from fewstep.progress import Progress
 from fewstep.tarflow.candidates import (
     BlockCase,
@@ -108,6 +109,10 @@ def search(
     )
     seconds, seconds_for = timings["found"].median, timings["for"].median
     reason = f"error {error:.2g} within {options.tolerance:.2g}"
+    if strategy == sequential:
+        reason = "For is the cheapest plan of every block within the tolerance"
+    if share == 0.0:
+        reason = f"no other plan met {options.tolerance:.2g} on held-out noise"
     if strategy != sequential and seconds > (1 - options.min_gain) * seconds_for:
         reason = (
             f"For is as fast at this batch: {strategy} took {seconds:.3g} s, "
@@ -139,7 +144,8 @@ def _within_tolerance(
     """Cheapest plans whose end-to-end error holds on held-out noise, else For.
 
     Returns:
-        strategy, its error, the blocks' share of the tolerance, all candidates.
+        strategy, its error, the blocks' share of the tolerance (0: no plan but For
+        held), all candidates.
     """
     sequential = Strategy.sequential(len(blocks), sampler.model.tokens)
     exact = _with(sampler, sequential).invert(*held_out).images
@@ -157,7 +163,7 @@ def _within_tolerance(
             return strategy, error, share, candidates
         forget(candidates, f"end-to-end error {error:.2g} on held-out noise")
         share /= 4
-    return sequential, 0.0, share, candidates
+    return sequential, 0.0, 0.0, candidates
 
 
 def _curves(
@@ -203,16 +209,18 @@ def _prepare(
         )
         for guess in block.guesses:
             for segments in _segment_choices(sampler, block, options):
-                block.curves[segments, guess] = convergence(
-                    sampler.model.flows[number],
-                    x,
-                    z,
-                    calibration[1],
-                    guess=guess,
-                    segments=segments,
-                    iterations=options.max_iterations,
-                    guidance=sampler.guidance,
-                )
+                with autocast(sampler.device, sampler.precision):
+                    block.curves[segments, guess] = convergence(
+                        sampler.model.flows[number],
+                        x,
+                        z,
+                        calibration[1],
+                        guess=guess,
+                        segments=segments,
+                        iterations=options.max_iterations,
+                        tol=options.tolerance / 1000,
+                        guidance=sampler.guidance,
+                    )
         blocks.append(block)
         progress.advance()
     return blocks

@@ -102,7 +102,10 @@ class Strategy:
                 f"{len(num_gs)}, {len(max_jacobi)} and {len(guess)}"
             )
         rows = zip(num_gs, max_jacobi, guess, strict=True)
-        plans = [BlockPlan(max(g, 0), 1 if g < 1 else j, s) for g, j, s in rows]
+        plans = [
+            BlockPlan(g, j, s) if g > 0 and g != tokens else BlockPlan()
+            for g, j, s in rows
+        ]
         return cls(tuple(reversed(plans)), tokens)
 
     def to_lists(self) -> tuple[list[int], list[int], list[int]]:
