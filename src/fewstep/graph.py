@@ -231,13 +231,17 @@ class Graph:
 
     def timing(self, cell: Cell) -> dict[str, Any]:
         """What the clock needs: the sampler, and the one it is measured against."""
-        return self.sampler(
+        spec = self.sampler(
             cell,
             "timing",
             baseline=self.sampler((cell[0], self.baseline(cell[0]))),
             exact_baseline=self._is_exact(cell[0], self.baseline(cell[0])),
             code=code("stages.timing", "tarflow.sampler"),
         )
+        own = self.experiments[cell[0]].samplers[cell[1]].batch
+        batches = {*spec["timing"]["batches"], *([own] if own else [])}
+        spec["timing"]["batches"] = sorted(batches)
+        return spec
 
     def _is_exact(self, experiment: str, sampler: str) -> bool:
         """Whether a sampler is the exact inverse."""
@@ -269,6 +273,8 @@ class Graph:
             "protocol_note": note,
             "sampler": sampler,
             "sampling": own.sampling_of(sampler).resolved(),
+            "timing_batch": own.samplers[sampler].batch
+            or own.sampling_of(sampler).batch,
             "mode": own.samplers[sampler].mode,
             "tol": own.samplers[sampler].tol,
             "published": own.samplers[sampler].resolved()["published"],
@@ -393,4 +399,7 @@ class Graph:
     def search(self, cell: str) -> dict[str, Any]:
         """What a search needs."""
         name, sampler = cell.split("/")
-        return self.sampler((name, sampler), "search", code=code("stages.search"))
+        spec = self.sampler((name, sampler), "search", code=code("stages.search"))
+        own = self.experiments[name].samplers[sampler].batch
+        spec["search"]["batch"] = own or spec["search"]["batch"]
+        return spec

@@ -216,6 +216,9 @@ class SamplerSpec(Spec):
     tol: Positive | None = None
     """Stop early: exact, when no entry of a sample moves more than this (null: when
     none moves); released, its own norm over the batch (null: 1e-6)."""
+    batch: Count | None = None
+    """Batch size that the sampler is for: the search runs at it, and the row's time is
+    of it (null: `search.batch`, and for the time `sampling.batch`)."""
     sampling: SamplingOverrides = Field(default_factory=SamplingOverrides)
     """Changes to the experiment's `sampling`."""
     published: PublishedSpec | None = None

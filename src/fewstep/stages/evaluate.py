@@ -24,8 +24,8 @@ def run(
     The rows go into the table first: when the JSON is there, they are too.
 
     Args:
-        spec: resolved `name`, `system`, `sampler`, `sampling`, `published`,
-            `protocol_note`, `code`.
+        spec: resolved `name`, `system`, `sampler`, `sampling`, `mode`, `tol`,
+            `timing_batch`, `published`, `protocol_note`, `code`.
         scores, timing, plan: the cell's JSON files.
         samples: `samples.json` of each seed.
         dataset: `dataset.json`, where the row rests on images of ours.
@@ -40,7 +40,7 @@ def run(
             **_who(spec, score, manifest),
             **_scores(score),
             **_work(manifest),
-            **_speed(clock, spec["sampling"]["batch"]),
+            **_speed(clock, spec["timing_batch"]),
             **manifest["extra"]["provenance"],
             **_settings(spec),
             "strategy": files.read_json(plan)["notation"],
@@ -127,7 +127,7 @@ def _work(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _speed(clock: dict[str, Any], batch: int) -> dict[str, Any]:
-    """The timing at the sampling batch, or at the largest one that was timed."""
+    """The timing at the wanted batch, or at the largest one that was timed."""
     batches = {entry["batch"]: entry for entry in clock["batches"]}
     entry = batches.get(batch) or batches[max(batches)]
     return {

@@ -110,12 +110,17 @@ def charts(
     made: dict[str, Callable[[], Any]] = {
         "rank": lambda: plots.block_chart(read_table(_need(blocks), BLOCKS)),
         "convergence": lambda: plots.convergence_chart(
-            read_table(_need(convergence), CONVERGENCE)
+            read_table(_need(convergence), CONVERGENCE), tolerance=_tolerance(blocks)
         ),
         "training": lambda: plots.training_chart(read_table(_need(training), TRAINING)),
     }
     for name, path in outputs.items():
         plots.save_png(made[name](), path)
+
+
+def _tolerance(blocks: Path | None) -> float:
+    """The error that the experiment's search allows, from its table of blocks."""
+    return float(read_table(_need(blocks), BLOCKS)["profile_tolerance"].iloc[0])
 
 
 def _need(path: Path | None) -> Path:
