@@ -25,7 +25,7 @@ from fewstep.tarflow.metrics import (
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.sampler import load_model
 
-_PROFILE_IMAGES = 64
+_PROFILE_IMAGES = 32
 _PROFILE_TOL = 1e-6  # float32 moves no further
 
 
