@@ -128,9 +128,9 @@ def _pictures(spec: dict[str, Any], name: str) -> list[Picture]:
         folder = RESULTS / name / sampler
         grid, trace = folder / "grid.png", folder / "trace.png"
         if grid.exists():
-            caption = f"{sampler}: samples 0, 1, 2 … of the first seed"
+            caption = "samples 0, 1, 2 … of the first seed"
             found.append(Picture(grid, caption, "grid", sampler))
         if trace.exists():
-            caption = f"{sampler}: noise, the latent after each block, image, denoised"
+            caption = "noise, the latent after each block, image, denoised"
             found.append(Picture(trace, caption, "trace", sampler))
     return found
