@@ -53,7 +53,7 @@ def run(tolerance: float, precision: str = "fp32") -> SearchResult:
         for seed in (0, 1)
     ]
     igm = [[1.0, 1.1], [1.0, 9.0], [9.0, 1.0]]
-    options = SearchOptions(tolerance=tolerance, segments=(2, 4, 5), repeats=1)
+    options = SearchOptions(tolerance, batch=2, segments=(2, 4, 5), repeats=1)
     return search(sampler, (noise[0], None), (noise[1], None), igm, [1], options)
 
 

@@ -79,6 +79,8 @@ class SearchSpec(Spec):
     default is half a grey level."""
     batch: Count = 16
     """Batch size at which the plans are timed."""
+    calibration: Count = 64
+    """Samples that errors are measured on, and as many others for the verification."""
     segments: Counts | None = None
     """Numbers of segments that are tried (null: powers of two that divide T)."""
     max_iterations: Count = 64

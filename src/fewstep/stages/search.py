@@ -52,7 +52,11 @@ def run(
     }
     here = {**shared, **on, "sampler": spec["sampler"], "batch": batch}
     write_rows(strategies, STRATEGIES, _strategy_rows(here, result))
-    write_rows(profile, CONVERGENCE, _profile_rows(shared, result, batch))
+    write_rows(
+        profile,
+        CONVERGENCE,
+        _profile_rows(shared, result, max(batch, spec["search"]["calibration"])),
+    )
     files.write_json(
         out,
         {
@@ -76,8 +80,8 @@ def _search(
     """The search on noise of its own: never that of an evaluation."""
     wanted = spec["search"]
     sampler = load_sampler(spec, checkpoint, None)
-    indices, seed = list(range(wanted["batch"])), wanted["seed"]
-    count = len(indices)
+    count, seed = max(wanted["batch"], wanted["calibration"]), wanted["seed"]
+    indices = list(range(count))
     drawn = SampleOptions(
         seed,
         0,
@@ -96,6 +100,7 @@ def _search(
         ranked["tough"],
         SearchOptions(
             tolerance=wanted["tolerance"],
+            batch=wanted["batch"],
             segments=tuple(wanted["segments"]),
             repeats=wanted["repeats"],
             max_iterations=wanted["max_iterations"],

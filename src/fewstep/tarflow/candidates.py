@@ -22,14 +22,16 @@ class SearchOptions:
     Attributes:
         tolerance: largest allowed |image - exact image| of any value; images span
             [-1, 1], so one grey level is 2/255.
+        batch: batch size of the clock: the first samples of the calibration noise.
         segments: numbers of segments tried on tough blocks (those that fit T).
         max_iterations: most Jacobi iterations a segment that are tried.
-        margin: iterations added to the number that the calibration batch needed.
+        margin: iterations added to the number that the calibration noise needed.
         repeats: timed calls of each candidate; the median counts.
         min_gain: a plan replaces For only when it saves this share of its time.
     """
 
     tolerance: float = 1 / 255
+    batch: int = 16
     segments: tuple[int, ...] = (2, 4, 8)
     max_iterations: int = 64
     margin: int = 1
@@ -61,9 +63,9 @@ class BlockCase:
     number: int
     x: Tensor  # exact input, raster order
     z: Tensor  # its output
+    y: Tensor | None
     guesses: list[int]
     tough: bool
-    seconds_for: float = 0.0
     curves: dict[tuple[int, int], list[Convergence]] = field(default_factory=dict)
     measured: dict[BlockPlan, tuple[Timing, float]] = field(default_factory=dict)
 
@@ -71,7 +73,6 @@ class BlockCase:
 def choose(
     sampler: TarFlowSampler,
     block: BlockCase,
-    y: Tensor | None,
     tolerance: float,
     options: SearchOptions,
     round_number: int,
@@ -96,7 +97,7 @@ def choose(
         if why_not:
             row.error = _floor(block, plan)
         else:
-            timing, row.error = _measure(sampler, block, y, plan, options)
+            timing, row.error = _measure(sampler, block, plan, options)
             row.seconds = timing.median
     usable = [
         (plan, row)
@@ -142,32 +143,48 @@ def _floor(block: BlockCase, plan: BlockPlan) -> float:
 
 
 def _measure(
-    sampler: TarFlowSampler,
-    block: BlockCase,
-    y: Tensor | None,
-    plan: BlockPlan,
-    options: SearchOptions,
+    sampler: TarFlowSampler, block: BlockCase, plan: BlockPlan, options: SearchOptions
 ) -> tuple[Timing, float]:
-    """Median time and largest error of a plan on the calibration batch, once each."""
+    """Median time at the wanted batch and largest error of a plan, measured once."""
     if plan not in block.measured:
-        found: list[Tensor] = []
-
-        def call() -> None:
-            with torch.inference_mode(), autocast(sampler.device, sampler.precision):
-                out, _, _ = invert_block(
-                    sampler.model.flows[block.number],
-                    block.z,
-                    y,
-                    plan,
-                    guidance=sampler.guidance,
-                )
-            found[:] = [out]
-
         timing = alternate(
-            {"plan": call}, repeats=options.repeats, device=sampler.device
+            {"plan": lambda: _run(sampler, block, plan, options.batch)},
+            repeats=options.repeats,
+            device=sampler.device,
         )["plan"]
-        block.measured[plan] = timing, float((found[0] - block.x).abs().max())
+        block.measured[plan] = timing, _error(sampler, block, plan)
     return block.measured[plan]
+
+
+def _run(
+    sampler: TarFlowSampler, block: BlockCase, plan: BlockPlan, batch: int
+) -> Tensor:
+    """Invert the block for the first samples."""
+    y = None if block.y is None else block.y[:batch]
+    with torch.inference_mode(), autocast(sampler.device, sampler.precision):
+        out, _, _ = invert_block(
+            sampler.model.flows[block.number],
+            block.z[:batch],
+            y,
+            plan,
+            guidance=sampler.guidance,
+        )
+    return out
+
+
+def _error(sampler: TarFlowSampler, block: BlockCase, plan: BlockPlan) -> float:
+    """Largest error over all samples.
+
+    Jacobi's is on its curve. Segments start from what their predecessors left, while
+    their curves start from solved ones, so they are run.
+    """
+    if plan.is_for:
+        return 0.0
+    if plan.segments == 1:
+        (curve,) = block.curves[1, plan.guess]
+        return curve.largest[min(plan.max_jacobi, len(curve.largest)) - 1]
+    found = _run(sampler, block, plan, len(block.z))
+    return float((found - block.x).abs().max())
 
 
 def latest(candidates: list[Candidate]) -> list[Candidate]:
