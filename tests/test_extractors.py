@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from fewstep import _torchvision, extractors
 from fewstep._torchvision import import_torch_fidelity
+from fewstep.checkpoints import read_state_dict
 from fewstep.errors import UserError
 from fewstep.extractors import (
     Features,
     check_images,
     extract,
     load_extractor,
-    read_tensors,
     weights_sha256,
 )
 from fewstep.files import sha256_file
@@ -97,7 +97,7 @@ def test_stats_file_belongs_to_the_extractor_inside_it(inception: Path) -> None:
     reference = load_reference(inception / "stats.pth", expect_dim=2048)
     assert reference.n == 5
     assert reference.weights_sha256 == weights_sha256(
-        read_tensors(inception / "weights.pth")
+        read_state_dict(inception / "weights.pth")
     )
 
 
@@ -190,7 +190,7 @@ def test_only_state_dicts_are_read(tmp_path: Path, value: Any) -> None:
     """A list, other values than tensors, other keys than names: one line."""
     torch.save(value, tmp_path / "x.pth")
     with pytest.raises(UserError, match="not a state dict"):
-        read_tensors(tmp_path / "x.pth")
+        read_state_dict(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -198,10 +198,10 @@ def test_missing_or_broken_file_is_one_line(tmp_path: Path, suffix: str) -> None
     """Either kind of file, absent or cut short, is named."""
     path = tmp_path / f"x{suffix}"
     with pytest.raises(UserError, match=f"x{suffix}: file not found"):
-        read_tensors(path)
+        read_state_dict(path)
     path.write_bytes(b"\x10\x00")
     with pytest.raises(UserError, match=f"x{suffix}: cannot be read as tensors"):
-        read_tensors(path)
+        read_state_dict(path)
 
 
 def test_weights_hash_is_of_the_tensors() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fewstep import files
@@ -17,30 +18,33 @@ from fewstep.errors import UserError
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` file or of a pickled state dict.
-
-    Pickles are read with `weights_only=True`: they cannot run code.
+    """Read a state dict (.pth, .pt, .safetensors) on the CPU, running no code in it.
 
     Raises:
-        UserError: when the file is missing, broken, or holds anything but tensors.
+        UserError: where the file is missing or not a dictionary of tensors.
     """
     path = Path(path)
-    if not path.exists():
-        raise UserError("checkpoint not found", where=str(path))
+    expected = "a state dict: names and tensors, nothing else"
+    if not path.is_file():
+        raise UserError("file not found", where=str(path), expected=expected)
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:  # pickle's own errors have no common base
-        raise _unreadable(path, error) from error
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
-        raise UserError("not a state dict", where=str(path), expected="named tensors")
-    return dict(content)
+            return load_file(path)
+        value: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
+        *(AttributeError, pickle.UnpicklingError, SafetensorError),
+    ) as error:
+        raise UserError(
+            f"cannot be read as tensors ({type(error).__name__})",
+            where=str(path),
+            expected=expected,
+            do="fetch the file again",
+        ) from error
+    named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    if not named or not all(isinstance(v, Tensor) for v in value.values()):
+        raise UserError("not a state dict", where=str(path), expected=expected)
+    return dict(value)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -24,13 +24,13 @@ from safetensors.torch import save
 from torch import nn
 
 from fewstep import noise
+from fewstep.checkpoints import read_state_dict
 from fewstep.errors import UserError
 from fewstep.extractors import (
     CLASSIFIER,
     CPU,
     Features,
     check_images,
-    read_tensors,
     weights_sha256,
 )
 from fewstep.files import write_bytes
@@ -184,7 +184,7 @@ def load_classifier(
     Raises:
         UserError: where the file is missing, broken or something else.
     """
-    state = read_tensors(path)
+    state = read_state_dict(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             manifest = json.loads((file.metadata() or {})["manifest"])

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.error import URLError
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from fewstep._torchvision import import_torch_fidelity
+from fewstep.checkpoints import read_state_dict
 from fewstep.errors import UserError
 from fewstep.files import sha256_file
 
@@ -184,36 +182,6 @@ def weights_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a state dict (.pth, .pt, .safetensors) on the CPU, running no code in it.
-
-    Raises:
-        UserError: where the file is missing or not a dictionary of tensors.
-    """
-    path = Path(path)
-    expected = "a state dict: names and tensors, nothing else"
-    if not path.is_file():
-        raise UserError("file not found", where=str(path), expected=expected)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        value: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
-        *(AttributeError, pickle.UnpicklingError, SafetensorError),
-    ) as error:
-        raise UserError(
-            f"cannot be read as tensors ({type(error).__name__})",
-            where=str(path),
-            expected=expected,
-            do="fetch the file again",
-        ) from error
-    named = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    if not named or not all(isinstance(v, torch.Tensor) for v in value.values()):
-        raise UserError("not a state dict", where=str(path), expected=expected)
-    return dict(value)
-
-
 def inception_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The `inception.*` tensors of a torchmetrics state, bare; {} where it has none."""
     prefix = "inception."
@@ -232,7 +200,7 @@ def _load_inception(
     else:
         path = Path(weights)
     _verify(path, sha256)
-    tensors = read_tensors(path)
+    tensors = read_state_dict(path)
     tensors = inception_tensors(tensors) or tensors
     # torch-fidelity unpickles whatever its path holds. What it gets is a stream that we
     # have just written ourselves, of tensors that were read without running code.

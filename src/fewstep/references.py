@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep.checkpoints import read_state_dict
 from fewstep.errors import UserError
 from fewstep.extractors import (
     INCEPTION,
     inception_tensors,
-    read_tensors,
     weights_sha256,
 )
 from fewstep.files import atomic_path, read_json, sha256_file, write_json
@@ -155,7 +155,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _read_torchmetrics(path: Path) -> Reference:
     """mu = sum / n; sigma = (cov_sum - n mu mu^T) / (n - 1), as torchmetrics has it."""
-    tensors = read_tensors(path)
+    tensors = read_state_dict(path)
     names = [f"real_features_{name}" for name in ("sum", "cov_sum", "num_samples")]
     missing = [name for name in names if name not in tensors]
     if missing:

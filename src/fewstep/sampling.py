@@ -137,13 +137,20 @@ class ShardCounts:
     peak_memory_mb: float = 0.0
 
 
+def labels_for(
+    policy: str, num_classes: int, indices: list[int], seed: int
+) -> NDArray[np.int64] | None:
+    """Labels of samples by a policy; None for a model without classes."""
+    if not num_classes:
+        return None
+    return noise.labels(policy, num_classes, indices, seed)
+
+
 def sample_labels(
     options: SampleOptions, indices: list[int]
 ) -> NDArray[np.int64] | None:
-    """Labels of samples, None for a model without classes."""
-    if not options.num_classes:
-        return None
-    return noise.labels(options.labels, options.num_classes, indices, options.seed)
+    """Labels of a run's samples."""
+    return labels_for(options.labels, options.num_classes, indices, options.seed)
 
 
 def draw_batch(

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewstep.images import filmstrip, grid, save_png, to_uint8
 from fewstep.results import BLOCKS, CONVERGENCE, TRAINING
 from fewstep.results.store import read as read_table
-from fewstep.sampling import SampleOptions, read_images, sample_labels
+from fewstep.sampling import labels_for, read_images
 from fewstep.tarflow.sampler import load_sampler
 
 _TARGET_PIXELS = 64  # small images are enlarged to about this side
@@ -46,16 +46,9 @@ def trace(spec: dict[str, Any], checkpoint: Path, plan: Path, out: Path) -> None
     sampler = load_sampler(spec, checkpoint, plan)
     seed, count = spec["trace"]["seed"], spec["trace"]["count"]
     indices = list(range(count))
-    options = SampleOptions(
-        seed,
-        0,
-        count,
-        count,
-        count,
-        num_classes=spec["model"]["num_classes"],
-        labels=spec["sampling"]["labels"],
+    labels = labels_for(
+        spec["sampling"]["labels"], spec["model"]["num_classes"], indices, seed
     )
-    labels = sample_labels(options, indices)
     inputs = sampler.inputs(seed, indices, labels)
     inversion = sampler.invert(*inputs)
     stages = [sampler.model.unpatchify(latent) for latent in inversion.latents]

@@ -12,7 +12,7 @@ from fewstep.device import pick_device
 from fewstep.provenance import hardware, threads, utc_now
 from fewstep.results import CONVERGENCE, STRATEGIES
 from fewstep.results.store import write_rows
-from fewstep.sampling import SampleOptions, sample_labels
+from fewstep.sampling import labels_for
 from fewstep.tarflow.candidates import SearchOptions
 from fewstep.tarflow.metrics import GUESSES
 from fewstep.tarflow.sampler import load_sampler
@@ -82,16 +82,9 @@ def _search(
     sampler = load_sampler(spec, checkpoint, None)
     count, seed = max(wanted["batch"], wanted["calibration"]), wanted["seed"]
     indices = list(range(count))
-    drawn = SampleOptions(
-        seed,
-        0,
-        count,
-        count,
-        count,
-        num_classes=spec["model"]["num_classes"],
-        labels=spec["sampling"]["labels"],
+    labels = labels_for(
+        spec["sampling"]["labels"], spec["model"]["num_classes"], indices, seed
     )
-    labels = sample_labels(drawn, indices)
     return search(
         sampler,
         sampler.inputs(seed, indices, labels, purpose="search"),

@@ -22,10 +22,9 @@ from fewstep.results import TIMING
 from fewstep.results.store import write_rows
 from fewstep.sampling import (
     Draw,
-    SampleOptions,
     Sampler,
     complete,
-    sample_labels,
+    labels_for,
 )
 from fewstep.stages.systems import load_sampler
 from fewstep.timing import alternate
@@ -101,16 +100,9 @@ def _measure(
 ) -> dict[str, Any]:
     """One batch size: medians of the sampler, of the baseline, and of a whole draw."""
     indices = list(range(batch))
-    options = SampleOptions(
-        0,
-        0,
-        batch,
-        batch,
-        batch,
-        num_classes=spec["model"]["num_classes"],
-        labels=spec["sampling"]["labels"],
+    labels = labels_for(
+        spec["sampling"]["labels"], spec["model"]["num_classes"], indices, 0
     )
-    labels = sample_labels(options, indices)
     inputs = sampler.inputs(0, indices, labels, purpose="timing")
     rival_inputs = rival.inputs(0, indices, labels, purpose="timing")
     theirs = rival.draw(rival_inputs)
