@@ -46,10 +46,25 @@ def test_the_terminal_table_shows_verdicts_and_failures(tmp_path: Path) -> None:
 
 
 def test_the_terminal_table_names_each_partner_when_they_differ(tmp_path: Path) -> None:
-    """With two baselines or batches, each line names its own."""
+    """With two baselines each line names its own."""
     rows = samples.evaluations()
-    rows[-1]["timing_batch"] = 4
+    rows[-1]["baseline"] = "other"
+    for row in rows:
+        if row["sampler"] == rows[-1]["sampler"]:
+            row["baseline"] = "other"
     text = printed(samples.write_jsons(tmp_path, rows), width=120)
-    assert "1.48× “for”" in text
+    assert "“for”" in text
+    assert "“other”" in text
     with pytest.raises(UserError, match="file not found"):
         terminal_table([tmp_path / "none.json"])
+
+
+def test_the_terminal_table_has_a_batch_column_when_they_differ(tmp_path: Path) -> None:
+    """Times at different batch sizes each say theirs, in a column of its own."""
+    rows = samples.evaluations()
+    for row in rows:
+        if row["sampler"] == rows[-1]["sampler"]:
+            row["timing_batch"] = 4
+    text = printed(samples.write_jsons(tmp_path, rows), width=120)
+    assert " batch " in text
+    assert "speed: over “for” at the same batch" in text

@@ -25,11 +25,12 @@ def terminal_table(jsons: Iterable[str | Path]) -> Table:
     """
     lines = headlines([load_evaluation(path) for path in jsons])
     names = " and ".join(dict.fromkeys(line.metric for line in lines))
-    partners = {(line.partner, line.batch) for line in lines if line.partner != NONE}
+    partners = {line.partner for line in lines if line.partner != NONE}
+    batches = {line.batch for line in lines if line.batch != NONE}
     one = len(partners) == 1
     table = Table(
         title=f"score: {names}, lower is better",
-        caption=_caption(lines, partners if one else set()),
+        caption=_caption(lines, partners if one else set(), batches),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",
@@ -41,6 +42,7 @@ def terminal_table(jsons: Iterable[str | Path]) -> Table:
         "experiment": [line.experiment for line in lines],
         "sampler": [line.sampler for line in lines],
         "score": [line.score for line in lines],
+        "batch": [line.batch if len(batches) > 1 else NONE for line in lines],
         "time": [line.seconds for line in lines],
         "speed": [line.speed if one else line.speed_words for line in lines],
         "error": [line.error for line in lines],
@@ -49,7 +51,7 @@ def terminal_table(jsons: Iterable[str | Path]) -> Table:
     }
     shown = {name: cells for name, cells in columns.items() if set(cells) != {NONE}}
     for name in shown:
-        whole = name in ("sampler", "score", "time", "error")
+        whole = name in ("sampler", "score", "batch", "time", "error")
         table.add_column(name, overflow="fold", no_wrap=whole)
     for cells in zip(*shown.values(), strict=True):
         table.add_row(*(Text(cell, style=_style(cell)) for cell in cells))
@@ -64,10 +66,11 @@ def _style(cell: str) -> str:
     return _STYLES.get(cell.rpartition(": ")[2], "")
 
 
-def _caption(lines: list[Headline], partners: set[tuple[str, str]]) -> str:
+def _caption(lines: list[Headline], partners: set[str], batches: set[str]) -> str:
     """What the columns leave unsaid: the baseline, its batch, and what failed."""
     said = ["time: sampling one image"]
-    said += [f"speed: over “{name}” at batch {batch}" for name, batch in partners]
+    where = f"batch {next(iter(batches))}" if len(batches) == 1 else "the same batch"
+    said += [f"speed: over “{name}” at {where}" for name in partners]
     said = ["; ".join(said)]
     said += [
         f"{line.experiment}_{line.sampler} failed: {line.failed}"
