@@ -56,9 +56,7 @@ rule score:
         reference=lambda w: (
             f"results/references/{GRAPH.reference_of(w.experiment)}.npz"
         ),
-        extractor=lambda w: GRAPH.extractor_inputs(
-            GRAPH.reference_of(w.experiment)
-        ),
+        extractor=lambda w: GRAPH.extractor_inputs(GRAPH.reference_of(w.experiment)),
     output:
         "results/{experiment}/{sampler}/scores.json",
     log:
@@ -70,9 +68,7 @@ rule score:
     params:
         spec=lambda w: as_json(GRAPH.score(w.experiment)),
         samples=lambda w, input: [f"--samples {path}" for path in input.samples],
-        weights=lambda w: GRAPH.extractor_option(
-            GRAPH.reference_of(w.experiment)
-        ),
+        weights=lambda w: GRAPH.extractor_option(GRAPH.reference_of(w.experiment)),
         code=code("stages.score"),
     message:
         "score {wildcards.experiment}/{wildcards.sampler}"
