@@ -26,6 +26,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 demo: env
+	@$(BIN)/fewstep unlock
 	@$(BIN)/snakemake --profile local demo
 	@$(BIN)/fewstep show results/demo
 

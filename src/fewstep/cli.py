@@ -275,6 +275,15 @@ def charts(
 
 
 @app.command()
+def unlock() -> None:
+    """Release this folder's lock if the Snakemake that took it was killed."""
+    from fewstep.locks import release_stale
+
+    if release_stale():
+        print("released the lock of a Snakemake that was killed", file=sys.stderr)
+
+
+@app.command()
 def tables(spec: Spec) -> None:
     """Bring results/tables up to date."""
     from fewstep.stages.report import file_rows

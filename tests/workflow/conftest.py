@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "profiles", "src")
+SNAKEMAKE = (sys.executable, "-m", "snakemake", "--cores", "2")
 CELLS = ("for", "gsj", "auto")
 TARGETS = [
     *(f"results/digits_{name}_fid.json" for name in CELLS),
@@ -35,22 +36,36 @@ class Project:
         """The tiny configuration, which a test may change."""
         return self.folder / "tiny.yaml"
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here; its output is captured, not checked."""
-        here = str(self.folder / "src")
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """Processes here import this folder's library."""
+        return {
             **os.environ,
-            "PYTHONPATH": here,
+            "PYTHONPATH": str(self.folder / "src"),
             "PYTHONWARNINGS": "ignore",
             "OMP_NUM_THREADS": "1",
         }
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here; its output is captured, not checked."""
         return subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            [*SNAKEMAKE, *arguments],
             cwd=self.folder,
-            env=environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start Snakemake on the tiny configuration, in a process group of its own."""
+        return subprocess.Popen(
+            [*SNAKEMAKE, *arguments, "--configfile", str(self.config)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def run(self, *targets: str) -> str:

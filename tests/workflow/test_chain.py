@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,29 @@ def test_tables_and_report_of_what_is_there(project: Project) -> None:
     page = (project.folder / "results/report/report.html").read_text()
     assert "digits" in page
     assert 'src="http' not in page
+
+
+def test_a_killed_workflow_goes_on_where_it_was(project: Project) -> None:
+    """kill -9 of Snakemake and its jobs, then again: whole shards stay, bits too."""
+    folder = project.folder / "results/digits/for/seed0"
+    expected = files.read_json(folder / "samples.json")["shards"]
+    shutil.rmtree(folder)
+    target = ["results/digits/for/seed0/samples.json", "--rerun-incomplete"]
+    child = project.start(*target)
+    while child.poll() is None and not list(folder.glob("*/*.json")):
+        time.sleep(0.002)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert not (folder / "samples.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")}
+    assert kept
+    subprocess.run(
+        [sys.executable, "-m", "fewstep", "unlock"], cwd=project.folder, check=True
+    )
+    project.run(*target)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    found = files.read_json(folder / "samples.json")["shards"]
+    assert [s["sha256"] for s in found] == [s["sha256"] for s in expected]
 
 
 def test_the_documented_query_runs(

@@ -51,23 +51,7 @@ def run(
     """
     sampler = load_sampler(spec, checkpoint, plan)
     rival = load_sampler(spec["baseline"], baseline_checkpoint, baseline_plan)
-    measured = []
-    batches = spec["timing"]["batches"]
-    progress = Progress(f"time {spec['name']}/{spec['sampler']}", len(batches), every=5)
-    for batch in batches:
-        try:
-            measured.append(_measure(spec, sampler, rival, batch))
-            note = f"batch {batch}: {measured[-1]['seconds']:.3g} s"
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            note = f"batch {batch} does not fit into memory: left out"
-        progress.advance(note=note)
-    if not measured:
-        raise UserError(
-            "no batch size fits into memory",
-            where=f"experiments.{spec['name']}.timing.batches",
-            expected=f"one smaller than {min(batches)}",
-        )
+    measured = _measure_all(spec, sampler, rival)
     machine = hardware(sampler.device)
     shared = {
         "experiment": spec["name"],
@@ -93,6 +77,29 @@ def run(
         ],
     )
     files.write_json(out, {**shared, "batches": measured})
+
+
+def _measure_all(
+    spec: dict[str, Any], sampler: Sampler, rival: Sampler
+) -> list[dict[str, Any]]:
+    """Every batch size that fits into memory."""
+    measured, batches = [], spec["timing"]["batches"]
+    progress = Progress(f"time {spec['name']}/{spec['sampler']}", len(batches), every=5)
+    for batch in batches:
+        try:
+            measured.append(_measure(spec, sampler, rival, batch))
+            note = f"batch {batch}: {measured[-1]['seconds']:.3g} s"
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            note = f"batch {batch} does not fit into memory: left out"
+        progress.advance(note=note)
+    if not measured:
+        raise UserError(
+            "no batch size fits into memory",
+            where=f"experiments.{spec['name']}.timing.batches",
+            expected=f"one smaller than {min(batches)}",
+        )
+    return measured
 
 
 def _measure(

@@ -101,17 +101,7 @@ def search(
     strategy, error, share, candidates = _within_tolerance(
         sampler, blocks, held_out, options
     )
-    z, y = held_out[0][: options.batch], held_out[1]
-    y = None if y is None else y[: options.batch]
-    timings = alternate(
-        {
-            "for": lambda: _with(sampler, sequential).invert(z, y),
-            "found": lambda: _with(sampler, strategy).invert(z, y),
-        },
-        repeats=options.repeats,
-        device=sampler.device,
-    )
-    seconds, seconds_for = timings["found"].median, timings["for"].median
+    seconds, seconds_for = _race(sampler, (strategy, sequential), held_out, options)
     reason = f"error {error:.2g} within {options.tolerance:.2g}"
     if strategy == sequential:
         seconds = seconds_for  # the same plan: what differs is noise
@@ -137,6 +127,27 @@ def search(
         share,
         reason,
     )
+
+
+def _race(
+    sampler: TarFlowSampler,
+    rivals: tuple[Strategy, Strategy],
+    held_out: tuple[Tensor, Tensor | None],
+    options: SearchOptions,
+) -> tuple[float, float]:
+    """Median seconds of two whole strategies in turn, at the wanted batch size."""
+    z, y = held_out[0][: options.batch], held_out[1]
+    y = None if y is None else y[: options.batch]
+    samplers = [_with(sampler, strategy) for strategy in rivals]
+    timings = alternate(
+        {
+            "one": lambda: samplers[0].invert(z, y),
+            "other": lambda: samplers[1].invert(z, y),
+        },
+        repeats=options.repeats,
+        device=sampler.device,
+    )
+    return timings["one"].median, timings["other"].median
 
 
 def _within_tolerance(
