@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from fewstep import checkpoints, files
@@ -15,6 +12,8 @@ from fewstep.data import Dataset, open_dataset
 from fewstep.device import pick_device
 from fewstep.errors import UserError
 from fewstep.provenance import row_fields
+from fewstep.results import TRAINING
+from fewstep.results.store import write_rows
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.training import NoiseOptions, TarFlowObjective
 from fewstep.training import TrainOptions, TrainState, leave_group, train
@@ -88,8 +87,6 @@ def train_tarflow(
     _write_curve(spec["name"], state, curve)
     kept = {name: t for name, t in tensors.items() if not name.endswith("attn_mask")}
     checkpoints.write_state_dict(out, kept, _manifest(spec, data, state))
-    # A job that is asked for again is trained again.
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def run_key(spec: dict[str, Any], data: Dataset) -> str:
@@ -126,17 +123,16 @@ def _manifest(spec: dict[str, Any], data: Dataset, state: TrainState) -> dict[st
 
 
 def _write_curve(experiment: str, state: TrainState, path: Path) -> None:
-    """One row a point of the curve, with the columns of the training table."""
+    """The rows of the training table."""
     rows = [
-        {
-            "experiment": experiment,
-            "step": int(point["step"]),
-            "loss": point["loss"],
-            "validation_loss": point.get("validation_loss"),
-            "lr": point["lr"],
-            "seconds": point["seconds"],
-        }
+        TRAINING.new_row(
+            experiment=experiment,
+            step=int(point["step"]),
+            loss=point["loss"],
+            validation_loss=point.get("validation_loss"),
+            lr=point["lr"],
+            seconds=point["seconds"],
+        )
         for point in state.curve
     ]
-    with files.atomic_path(path) as part:
-        pq.write_table(pa.Table.from_pylist(rows), part)
+    write_rows(path, TRAINING, rows)
