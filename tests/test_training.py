@@ -131,23 +131,34 @@ def test_curve_has_loss_rate_and_held_out_loss(tmp_path: Path) -> None:
     assert state.curve[-1]["validation_loss"] < state.curve[0]["validation_loss"]
 
 
-@pytest.mark.slow
-def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
-    """torchrun with two processes ends with one process's weights, to rounding."""
-    program = tmp_path / "run.py"
-    program.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "import torch; torch.set_num_threads(1)\n"
+def two_processes(folder: Path, program: str) -> str:
+    """Run a program under torchrun in two processes; what they printed.
+
+    The program finds `Line`, `OPTIONS`, `train`, `torch`, `os` and `folder`.
+    """
+    script = folder / "run.py"
+    script.write_text(
+        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import torch; torch.set_num_threads(1); folder = Path(sys.argv[2])\n"
         "from tests.test_training import Line, OPTIONS, train\n"
-        "tensors, _ = train(Line(), OPTIONS, Path(sys.argv[2]), key='k')\n"
-        "if torch.distributed.get_rank() == 0:\n"
-        "    torch.save(tensors, Path(sys.argv[2]) / 'weights.pt')\n"
-        "torch.distributed.destroy_process_group()\n"
+        + program
+        + "torch.distributed.destroy_process_group()\n"
     )
     root = str(Path(__file__).parents[1])
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [sys.executable, *launch, str(program), root, str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, *launch, str(script), root, str(folder)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
+    """torchrun with two processes ends with one process's weights, to rounding."""
+    two_processes(
+        tmp_path,
+        "tensors, _ = train(Line(), OPTIONS, folder, key='k')\n"
+        "if torch.distributed.get_rank() == 0:\n"
+        "    torch.save(tensors, folder / 'weights.pt')\n",
+    )
     tensors = torch.load(tmp_path / "weights.pt", weights_only=True)
     both = torch.cat([tensor.flatten() for tensor in tensors.values()])
     torch.testing.assert_close(both, weights(tmp_path / "one"), rtol=1e-5, atol=1e-6)
@@ -156,24 +167,16 @@ def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_saves(tmp_path: Path) -> None:
     """When one of two processes is told to stop, both leave after the same step."""
-    program = tmp_path / "run.py"
-    program.write_text(
-        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "import torch; torch.set_num_threads(1)\n"
+    printed = two_processes(
+        tmp_path,
         "from fewstep.training import PreemptedError\n"
-        "from tests.test_training import Line, OPTIONS, train\n"
         "line = Line(stop_at=3 if os.environ['RANK'] == '1' else None)\n"
         "try:\n"
-        "    train(line, OPTIONS, Path(sys.argv[2]), key='k')\n"
+        "    train(line, OPTIONS, folder, key='k')\n"
         "except PreemptedError as error:\n"
-        "    print(error, flush=True)\n"
-        "torch.distributed.destroy_process_group()\n"
+        "    print(error, flush=True)\n",
     )
-    root = str(Path(__file__).parents[1])
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [sys.executable, *launch, str(program), root, str(tmp_path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.count("stopped at step 3") == 2
+    assert printed.count("stopped at step 3") == 2
     content = torch.load(tmp_path / "last.pt", weights_only=True)
     assert content["step"] == 3
 

@@ -24,6 +24,17 @@ from tests.workflow.conftest import CELLS, ROOT, TARGETS, Project
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+AFTER_A_PLAN = {
+    "sample": 2,
+    "timing": 1,
+    "score": 1,
+    "evaluation": 1,
+    "grid": 1,
+    "tarflow_trace": 1,
+}
+"""Jobs that follow from a sampler's plan."""
+
+
 def test_every_evaluation_has_its_json_and_its_rows(finished: Project) -> None:
     """Each sampler ends in a JSON and one row a seed in the shared table."""
     table = read(finished.folder / "results/tables/evaluations.parquet")
@@ -153,15 +164,7 @@ def test_touch_comment_and_checkout_rerun_nothing(project: Project) -> None:
 def test_an_edited_helper_reruns_exactly_its_dependents(project: Project) -> None:
     """A change in the search reruns the search and what follows from its plan."""
     project.edit("src/fewstep/tarflow/search.py", "_IGM_TIE = 1.25", "_IGM_TIE = 1.3")
-    assert project.pending() == {
-        "tarflow_search": 1,
-        "sample": 2,
-        "timing": 1,
-        "score": 1,
-        "evaluation": 1,
-        "grid": 1,
-        "tarflow_trace": 1,
-    }
+    assert project.pending() == {"tarflow_search": 1, **AFTER_A_PLAN}
 
 
 def test_an_edited_metric_reruns_only_the_scores(project: Project) -> None:
@@ -175,15 +178,7 @@ def test_an_edited_metric_reruns_only_the_scores(project: Project) -> None:
 def test_a_changed_strategy_reruns_only_that_sampler(project: Project) -> None:
     """Another plan for gsj leaves for and auto alone."""
     project.edit("tiny.yaml", '"[2-4-4-4]"', '"[2-4-3-4]"')
-    assert project.pending() == {
-        "tarflow_strategy": 1,
-        "sample": 2,
-        "timing": 1,
-        "score": 1,
-        "evaluation": 1,
-        "grid": 1,
-        "tarflow_trace": 1,
-    }
+    assert project.pending() == {"tarflow_strategy": 1, **AFTER_A_PLAN}
 
 
 def test_more_seeds_draw_only_the_new_ones(project: Project) -> None:
