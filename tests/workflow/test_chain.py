@@ -78,6 +78,8 @@ def test_rows_say_what_they_are(finished: Project) -> None:
         "precision",
     ):
         assert table[column].notna().all(), column
+    searched = table[table["sampler"] == "auto"]
+    assert searched["notes"].str.contains("search at batch 8: ").all()
     fast = table[table["sampler"] != "for"]
     assert (fast["baseline"] == "for").all()
     assert (table.loc[table["sampler"] == "for", "error_to_exact"] == 0).all()

@@ -51,7 +51,10 @@ _SCORES = (
     number("precision", "share of images inside the real manifold (k = 3), 0 to 1"),
     number("recall", "share of real images inside the images' manifold, 0 to 1"),
     number("class_agreement", "share classified as the class asked for, 0 to 1"),
-    text("notes", "scores that could not be computed, and why"),
+    text(
+        "notes",
+        "scores that could not be computed, and why; what a search says of its plan",
+    ),
 )
 _WORK = (
     text("mode", "exact, or released: clamp and stopping rule as published"),

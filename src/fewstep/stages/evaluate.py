@@ -34,16 +34,17 @@ def run(
     """
     scored = files.read_json(scores)["seeds"]
     manifests = [files.read_json(path) for path in samples]
-    clock = files.read_json(timing)
+    clock, planned = files.read_json(timing), files.read_json(plan)
     rows = [
         {
             **_who(spec, score, manifest),
             **_scores(score),
+            "notes": _notes(score, planned),
             **_work(manifest),
             **_speed(clock, spec["timing_batch"]),
             **manifest["extra"]["provenance"],
             **_settings(spec),
-            "strategy": files.read_json(plan)["notation"],
+            "strategy": planned["notation"],
             "code_digest": spec.get("code"),
             "checkpoint_sha256": manifest["extra"]["checkpoint_sha256"],
             "dataset_sha256": files.read_json(dataset)["sha256"] if dataset else None,
@@ -90,8 +91,16 @@ _SCORES = (
 
 
 def _scores(score: dict[str, Any]) -> dict[str, Any]:
-    notes = "; ".join(f"{name}: {why}" for name, why in score["notes"].items())
-    return {**{name: score[name] for name in _SCORES}, "notes": notes or None}
+    return {name: score[name] for name in _SCORES}
+
+
+def _notes(score: dict[str, Any], plan: dict[str, Any]) -> str | None:
+    """What could not be scored, and what a search has to say of its plan."""
+    notes = [f"{name}: {why}" for name, why in score["notes"].items()]
+    if "search" in plan:
+        found = plan["search"]
+        notes.append(f"search at batch {found['batch']}: {found['reason']}")
+    return "; ".join(notes) or None
 
 
 def _settings(spec: dict[str, Any]) -> dict[str, Any]:
