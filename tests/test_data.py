@@ -6,7 +6,6 @@ import json
 import pickle
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,25 +14,12 @@ from hypothesis import strategies as st
 
 from fewstep import data
 from fewstep.errors import UserError
+from tests.specs import dataset_spec
 
 
 def make_spec(**changes):
     """The digits' spec, changed by the keywords."""
-    defaults = {
-        "name": "digits",
-        "source": "digits",
-        "size": 8,
-        "path": None,
-        "count": 1797,
-        "num_classes": 10,
-        "sha256": None,
-        "seed": 0,
-        "options": {},
-        "licence": "",
-        "attribution": "",
-        "notes": "",
-    }
-    return SimpleNamespace(**{**defaults, **changes})
+    return dataset_spec(**{"name": "digits", "count": 1797, **changes})
 
 
 @pytest.fixture(scope="module")

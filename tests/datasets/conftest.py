@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from tests.specs import dataset_spec
 
 MakeSpec = Callable[..., SimpleNamespace]
 
@@ -15,21 +15,4 @@ MakeSpec = Callable[..., SimpleNamespace]
 def make_spec() -> MakeSpec:
     """Return a function that makes a spec; keywords replace the defaults."""
 
-    def make(**changes: Any) -> SimpleNamespace:
-        defaults: dict[str, Any] = {
-            "name": "tried",
-            "source": "digits",
-            "size": 8,
-            "path": None,
-            "count": None,
-            "num_classes": 10,
-            "sha256": None,
-            "seed": 0,
-            "options": {},
-            "licence": "",
-            "attribution": "",
-            "notes": "",
-        }
-        return SimpleNamespace(**{**defaults, **changes})
-
-    return make
+    return dataset_spec

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.codedigest import digest
-from fewstep.config import ClassifierSpec, Config, load_config
+from fewstep.config import ClassifierSpec, Config, ExtractorSpec, load_config
 from fewstep.config.base import is_path
 from fewstep.errors import UserError
 
@@ -153,19 +153,21 @@ class DataGraph:
 
     def extractor(self, reference: str) -> dict[str, Any]:
         """The resolved extractor behind a reference."""
-        name = self.config.references[reference].extractor
-        return self.config.extractors[name].resolved()
+        return self._extractor(reference).resolved()
+
+    def _extractor(self, reference: str) -> ExtractorSpec:
+        return self.config.extractors[self.config.references[reference].extractor]
 
     def extractor_inputs(self, reference: str) -> list[str]:
         """Files that the extractor of a reference needs."""
-        spec = self.config.extractors[self.config.references[reference].extractor]
+        spec = self._extractor(reference)
         if isinstance(spec, ClassifierSpec):
             return [f"results/extractors/{spec.name}.safetensors"]
         return self.asset_inputs(spec.weights) if spec.weights else []
 
     def extractor_option(self, reference: str) -> str:
         """`--weights PATH`, or nothing for torch-fidelity's own download."""
-        spec = self.config.extractors[self.config.references[reference].extractor]
+        spec = self._extractor(reference)
         if isinstance(spec, ClassifierSpec):
             return f"--weights results/extractors/{spec.name}.safetensors"
         if spec.weights is None:

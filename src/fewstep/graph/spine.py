@@ -9,6 +9,9 @@ from typing import Any
 from fewstep.files import sha256_file, sha256_json
 from fewstep.graph.base import Cell, DataGraph, code
 
+_SAMPLE = ("stages.sample", "tarflow.sampler")
+"""Modules behind the images: the limb's is loaded by name, which no syntax shows."""
+
 
 class SpineGraph(DataGraph):
     """Specs of sampling, timing, scores, evaluations and reports."""
@@ -42,7 +45,7 @@ class SpineGraph(DataGraph):
             cell,
             n=evaluation.n,
             rounding=evaluation.protocol.rounding,
-            code=code("stages.sample", "tarflow.sampler"),
+            code=code(*_SAMPLE),
         )
 
     def timing(self, cell: Cell) -> dict[str, Any]:
@@ -94,7 +97,7 @@ class SpineGraph(DataGraph):
             "mode": own.samplers[sampler].mode,
             "tol": own.samplers[sampler].tol,
             "published": own.samplers[sampler].resolved()["published"],
-            "code": self.sample(cell)["code"],
+            "code": code(*_SAMPLE),
         }
 
     def report_inputs(self, experiments: Iterable[str]) -> list[str]:
@@ -116,9 +119,6 @@ class SpineGraph(DataGraph):
         return {
             "experiments": {
                 name: list(self.experiments[name].samplers) for name in experiments
-            },
-            "descriptions": {
-                name: self.experiments[name].description for name in experiments
             },
             "command": command,
             "templates": os.path.relpath(templates),

@@ -38,7 +38,7 @@ def run(
     rows = [
         {
             **_who(spec, score, manifest),
-            **_scores(score),
+            **score["row"],
             "notes": _notes(score, planned),
             **_work(manifest),
             **_speed(clock, spec["timing_batch"]),
@@ -71,27 +71,6 @@ def _who(
         "protocol": score["protocol"],
         "reference_sha256": score["protocol_facts"]["reference_sha256"],
     }
-
-
-_SCORES = (
-    "n",
-    "metric",
-    "fid",
-    "frechet",
-    "kid",
-    "kid_std",
-    "isc",
-    "isc_std",
-    "precision",
-    "recall",
-    "class_agreement",
-    "extractor",
-    "extractor_sha256",
-)
-
-
-def _scores(score: dict[str, Any]) -> dict[str, Any]:
-    return {name: score[name] for name in _SCORES}
 
 
 def _notes(score: dict[str, Any], plan: dict[str, Any]) -> str | None:

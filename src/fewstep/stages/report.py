@@ -87,7 +87,7 @@ def build(spec: dict[str, Any], out: Path) -> None:
     """Write the page, and beside it `report.json` with what it shows.
 
     Args:
-        spec: `experiments`, `descriptions`, `command`, `templates`.
+        spec: `experiments`, `command`, `templates`.
         out: the page.
     """
     file_rows(spec)

@@ -91,7 +91,7 @@ def _score_seed(
         "protocol": protocol,
         "protocol_facts": facts,
         "notes": scores.notes,
-        **scores.row(),
+        "row": scores.row(),
     }
 
 
