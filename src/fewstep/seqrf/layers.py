@@ -1,0 +1,222 @@
+"""Layers of NCSN++ / DDPM++ (Song et al., arXiv 2011.13456), in plain PyTorch.
+
+Submodules carry the names that the published checkpoints use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUP_NORM_EPS = 1e-6
+_SQRT_HALF = 1 / math.sqrt(2)
+_CLOSED = 1e-10  # variance scale that stands for an initial scale of 0
+
+
+def variance_scaling_(weight: Tensor, fan_in: int, fan_out: int, scale: float) -> None:
+    """Fill in place: uniform of variance scale / mean(fan_in, fan_out)."""
+    bound = math.sqrt(3 * (scale or _CLOSED) / ((fan_in + fan_out) / 2))
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def conv(
+    channels: int, out: int, kernel: int = 3, stride: int = 1, *, scale: float = 1.0
+) -> nn.Conv2d:
+    """A convolution that keeps the size at stride 1, as NCSN++ initialises it."""
+    padding = kernel // 2 if stride == 1 else 0
+    layer = nn.Conv2d(channels, out, kernel, stride, padding)
+    area = kernel * kernel
+    variance_scaling_(layer.weight, channels * area, out * area, scale)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def linear(features: int, out: int, heads: int = 1) -> nn.Linear:
+    """A linear layer; with several heads, head h has rows h·out to (h+1)·out."""
+    layer = nn.Linear(features, heads * out)
+    variance_scaling_(layer.weight, features, out, 1.0)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation over min(channels / 4, 32) groups."""
+    return nn.GroupNorm(min(channels // 4, 32), channels, eps=GROUP_NORM_EPS)
+
+
+def rescaled_sum(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
+    """x + h, divided by √2 where the variance is to be kept."""
+    return (x + h) * _SQRT_HALF if rescale else x + h
+
+
+def positional_embedding(label: Tensor, dim: int) -> Tensor:
+    """[sin, cos] of label · 10000^(-i / (dim/2 - 1)): (B,) to (B, dim)."""
+    half = dim // 2
+    steps = torch.arange(half, dtype=torch.float32, device=label.device)
+    angles = label[:, None] * torch.exp(-math.log(10000) / (half - 1) * steps)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """[sin, cos] of 2π W ln(label) with frozen W: (B,) to (B, 2 dim)."""
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(dim) * scale, requires_grad=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        angles = 2 * math.pi * label.log()[:, None] * self.W
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Resampler(nn.Module):
+    """Halves or doubles the side of an image without weights.
+
+    Args:
+        fir_kernel: taps of a separable low-pass filter (StyleGAN2's resampling);
+            empty: 2x2 means down, repetition up.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, fir_kernel: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.fir = bool(fir_kernel)
+        taps = torch.tensor(list(fir_kernel) or [1], dtype=torch.float32)
+        kernel = torch.outer(taps, taps)
+        # A true filter flips its kernel; these are symmetric or meant as written.
+        kernel = (kernel / kernel.sum()).flip(0, 1)
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def filter(self, x: Tensor, pads: tuple[int, int], stride: int = 1) -> Tensor:
+        """The filter on zero-padded images, (before, after) on both axes."""
+        channels = x.shape[1]
+        weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        padded = F.pad(x, (*pads, *pads))
+        return F.conv2d(padded, weight, stride=stride, groups=channels)
+
+    def down(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H/2, W/2)."""
+        return self.filter(x, (1, 1), stride=2) if self.fir else F.avg_pool2d(x, 2)
+
+    def up(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2H, 2W)."""
+        if not self.fir:
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        batch, channels, height, width = x.shape
+        spread = x.new_zeros(batch, channels, 2 * height, 2 * width)
+        spread[:, :, ::2, ::2] = 4 * x
+        return self.filter(spread, (2, 1))
+
+
+class ResBlock(nn.Module):
+    """BigGAN++ residual block, with a time embedding between its convolutions.
+
+    Args:
+        channels: of the input.
+        out: of the output.
+        embedding: features of the time embedding.
+        resampler: of `resample`.
+        resample: "" , "up" or "down", of both branches.
+        dropout: probability, while training.
+        rescale: divide the sum of the branches by √2.
+        init_scale: of the last convolution.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        embedding: int,
+        resampler: Resampler,
+        *,
+        resample: str = "",
+        dropout: float,
+        rescale: bool,
+        init_scale: float,
+    ) -> None:
+        super().__init__()
+        self.resampler, self.resample, self.rescale = resampler, resample, rescale
+        self.GroupNorm_0 = group_norm(channels)
+        self.Conv_0 = conv(channels, out)
+        self.Dense_0 = linear(embedding, out)
+        self.GroupNorm_1 = group_norm(out)
+        self.dropout = nn.Dropout(dropout)
+        self.Conv_1 = conv(out, out, scale=init_scale)
+        shortcut = channels != out or bool(resample)
+        self.Conv_2 = conv(channels, out, 1) if shortcut else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, channels, H, W) and SiLU(time embedding) (B, E)."""
+        h = F.silu(self.GroupNorm_0(x))
+        if self.resample:
+            resample = getattr(self.resampler, self.resample)
+            h, x = resample(h), resample(x)
+        h = self.Conv_0(h) + self.Dense_0(embedding)[:, :, None, None]
+        h = self.Conv_1(self.dropout(F.silu(self.GroupNorm_1(h))))
+        if self.Conv_2 is not None:
+            x = self.Conv_2(x)
+        return rescaled_sum(x, h, self.rescale)
+
+
+class Mix(nn.Module):
+    """A 1x1 convolution stored as a matrix (in, out)."""
+
+    def __init__(self, channels: int, out: int, scale: float = 0.1) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(channels, out))
+        variance_scaling_(self.W.data, channels, out, scale)
+        self.b = nn.Parameter(torch.zeros(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return x @ self.W + self.b
+
+
+class Attention(nn.Module):
+    """Self-attention with one head over all positions."""
+
+    def __init__(self, channels: int, *, rescale: bool, init_scale: float) -> None:
+        super().__init__()
+        self.rescale = rescale
+        self.GroupNorm_0 = group_norm(channels)
+        self.NIN_0 = Mix(channels, channels)
+        self.NIN_1 = Mix(channels, channels)
+        self.NIN_2 = Mix(channels, channels)
+        self.NIN_3 = Mix(channels, channels, init_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
+        query, key, value = self.NIN_0(h), self.NIN_1(h), self.NIN_2(h)
+        h = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
+        return rescaled_sum(x, h.transpose(1, 2).reshape(x.shape), self.rescale)
+
+
+class SkipInput(nn.Module):
+    """Adds the shrunken image to the features through a 1x1 convolution."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.Conv_0 = conv(channels, out, 1)
+
+    def forward(self, pyramid: Tensor, h: Tensor) -> Tensor:
+        mixed: Tensor = self.Conv_0(pyramid) + h
+        return mixed
+
+
+class ResidualInput(nn.Module):
+    """Filters and convolves the pyramid to half its size (residual input)."""
+
+    def __init__(self, channels: int, out: int, resampler: Resampler) -> None:
+        super().__init__()
+        self.resampler = resampler
+        self.Conv2d_0 = conv(channels, out, 3, stride=2)
+
+    def forward(self, pyramid: Tensor) -> Tensor:
+        shrunken: Tensor = self.Conv2d_0(self.resampler.filter(pyramid, (2, 2)))
+        return shrunken
