@@ -22,7 +22,9 @@ wildcard_constraints:
 include: "rules/common.smk"
 include: "rules/assets.smk"
 include: "rules/data.smk"
+include: "rules/models.smk"
 include: "rules/tarflow.smk"
+include: "rules/seqrf.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
 
@@ -30,6 +32,7 @@ include: "rules/report.smk"
 localrules:
     all,
     tarflow,
+    seqrf,
     demo,
     demo_scratch,
     tables,
@@ -47,6 +50,11 @@ rule tarflow:
         GRAPH.evaluations(GRAPH.cells("tarflow")),
 
 
+rule seqrf:
+    input:
+        GRAPH.evaluations(GRAPH.cells("seqrf")),
+
+
 rule demo:
     input:
         "results/demo/report.html",
@@ -57,3 +65,6 @@ rule demo_scratch:
         "results/demo-scratch/export/demo-tarflow.safetensors",
         "results/demo-scratch/for/grid.png",
         "results/demo-scratch/training.png",
+        "results/demo-flow-scratch/export/demo-flow.safetensors",
+        "results/demo-flow-scratch/solvers.png",
+        "results/demo-flow-scratch/training.png",

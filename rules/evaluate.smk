@@ -3,8 +3,8 @@
 
 rule sample:
     input:
-        model="results/{experiment}/model.safetensors",
-        plan="results/{experiment}/{sampler}/strategy.json",
+        model=lambda w: GRAPH.weights_input((w.experiment, w.sampler)),
+        plan="results/{experiment}/{sampler}/plan.json",
     output:
         "results/{experiment}/{sampler}/seed{seed}/samples.json",
     log:
@@ -15,19 +15,21 @@ rule sample:
         gpu=1,
     params:
         spec=lambda w: as_json(GRAPH.sample((w.experiment, w.sampler))),
+        model=lambda w: GRAPH.weights((w.experiment, w.sampler)),
     message:
         "sample {wildcards.experiment}/{wildcards.sampler}, seed {wildcards.seed}"
     shell:
         "python -m fewstep --threads {threads} sample --spec {params.spec:q}"
-        " --model {input.model} --plan {input.plan} --seed {wildcards.seed}"
+        " --model {params.model} --plan {input.plan} --seed {wildcards.seed}"
         " --out {output} 2>&1 | tee {log}"
 
 
 rule timing:
     input:
-        model="results/{experiment}/model.safetensors",
-        plan="results/{experiment}/{sampler}/strategy.json",
-        baseline=lambda w: f"results/{w.experiment}/{GRAPH.baseline(w.experiment)}/strategy.json",
+        model=lambda w: GRAPH.weights_input((w.experiment, w.sampler)),
+        plan="results/{experiment}/{sampler}/plan.json",
+        rival=lambda w: GRAPH.weights_input(GRAPH.baseline(w.experiment)),
+        baseline=lambda w: GRAPH.plan(GRAPH.baseline(w.experiment)),
     output:
         timing="results/{experiment}/{sampler}/timing.json",
         rows="results/{experiment}/{sampler}/timing.parquet",
@@ -41,11 +43,13 @@ rule timing:
         gpu=1,
     params:
         spec=lambda w: as_json(GRAPH.timing((w.experiment, w.sampler))),
+        model=lambda w: GRAPH.weights((w.experiment, w.sampler)),
+        rival=lambda w: GRAPH.weights(GRAPH.baseline(w.experiment)),
     message:
         "time {wildcards.experiment}/{wildcards.sampler}"
     shell:
         "python -m fewstep --threads {threads} timing --spec {params.spec:q}"
-        " --model {input.model} --plan {input.plan} --baseline-model {input.model}"
+        " --model {params.model} --plan {input.plan} --baseline-model {params.rival}"
         " --baseline-plan {input.baseline} --out {output.timing} --rows {output.rows}"
         " 2>&1 | tee {log}"
 
@@ -87,7 +91,7 @@ rule evaluation:
         scores="results/{experiment}/{sampler}/scores.json",
         timing="results/{experiment}/{sampler}/timing.json",
         samples=GRAPH.seed_files("samples.json"),
-        plan="results/{experiment}/{sampler}/strategy.json",
+        plan="results/{experiment}/{sampler}/plan.json",
         dataset=GRAPH.real_images,
     output:
         "results/{experiment}_{sampler}_fid.json",

@@ -11,20 +11,20 @@ rule tarflow_train:
     log:
         "logs/{experiment}/train.log",
     wildcard_constraints:
-        experiment=one_of(GRAPH.tarflow(trained=True)),
+        experiment=one_of(GRAPH.of_system("tarflow", trained=True)),
     threads: ALL_CORES
     resources:
         runtime=1440,
         mem_mb=32000,
         gpu=lambda w: GRAPH.gpus(w.experiment),
     params:
-        spec=lambda w: as_json(GRAPH.train(w.experiment)),
+        spec=lambda w: as_json(GRAPH.tarflow_train(w.experiment)),
         dataset=lambda w: GRAPH.dataset_folder(w.experiment),
         work=".cache/train/{experiment}",
     message:
         "train {wildcards.experiment}"
     shell:
-        "python -m fewstep --threads {threads} train --spec {params.spec:q}"
+        "python -m fewstep --threads {threads} train-tarflow --spec {params.spec:q}"
         " --gpus {resources.gpu}"
         " --dataset {params.dataset} --work {params.work} --out {output.model}"
         " --curve {output.curve} 2>&1 | tee {log}"
@@ -39,40 +39,19 @@ rule tarflow_prepare:
     log:
         "logs/{experiment}/prepare.log",
     wildcard_constraints:
-        experiment=one_of(GRAPH.tarflow(trained=False)),
+        experiment=one_of(GRAPH.of_system("tarflow", trained=False)),
     resources:
         runtime=60,
         mem_mb=16000,
     params:
         spec=lambda w: as_json(GRAPH.experiment(w.experiment, "model")),
         checkpoint=lambda w: GRAPH.checkpoint_option(w.experiment),
-        code=code("stages.checkpoint"),
+        code=code("stages.prepare_tarflow"),
     message:
         "check and convert the checkpoint of {wildcards.experiment}"
     shell:
-        "python -m fewstep prepare --spec {params.spec:q} {params.checkpoint}"
+        "python -m fewstep prepare-tarflow --spec {params.spec:q} {params.checkpoint}"
         " --out {output.model} 2>&1 | tee {log}"
-
-
-rule tarflow_export:
-    input:
-        "results/{experiment}/model.safetensors",
-    output:
-        model="results/{experiment}/export/{name}.safetensors",
-        manifest="results/{experiment}/export/{name}.json",
-    log:
-        "logs/{experiment}/export-{name}.log",
-    resources:
-        runtime=10,
-        mem_mb=4000,
-    params:
-        command="snakemake --profile local demo_scratch",
-        code=code("stages.checkpoint"),
-    message:
-        "write {wildcards.experiment} as a small asset"
-    shell:
-        "python -m fewstep export --source {input} --out {output.model}"
-        " --command {params.command:q} 2>&1 | tee {log}"
 
 
 rule tarflow_rank:
@@ -86,7 +65,7 @@ rule tarflow_rank:
     log:
         "logs/{experiment}/rank.log",
     wildcard_constraints:
-        experiment=one_of(GRAPH.tarflow()),
+        experiment=one_of(GRAPH.of_system("tarflow")),
     threads: 2
     resources:
         runtime=240,
@@ -107,7 +86,7 @@ rule tarflow_strategy:
     input:
         lambda w: GRAPH.strategy_inputs(w.cell),
     output:
-        "results/{cell}/strategy.json",
+        "results/{cell}/plan.json",
     log:
         "logs/{cell}/strategy.log",
     wildcard_constraints:
@@ -131,7 +110,7 @@ rule tarflow_search:
         model=lambda w: f"results/{w.cell.split('/')[0]}/model.safetensors",
         rank=lambda w: f"results/{w.cell.split('/')[0]}/rank.json",
     output:
-        plan="results/{cell}/strategy.json",
+        plan="results/{cell}/plan.json",
         strategies="results/{cell}/strategies.parquet",
         profile="results/{cell}/convergence.parquet",
     log:
@@ -157,13 +136,13 @@ rule tarflow_search:
 rule tarflow_trace:
     input:
         model="results/{experiment}/model.safetensors",
-        plan="results/{experiment}/{sampler}/strategy.json",
+        plan="results/{experiment}/{sampler}/plan.json",
     output:
         "results/{experiment}/{sampler}/trace.png",
     log:
         "logs/{experiment}/{sampler}/trace.log",
     wildcard_constraints:
-        experiment=one_of(GRAPH.tarflow()),
+        experiment=one_of(GRAPH.of_system("tarflow")),
     resources:
         runtime=30,
         mem_mb=16000,
@@ -187,7 +166,7 @@ rule tarflow_rank_charts:
     log:
         "logs/{experiment}/charts.log",
     wildcard_constraints:
-        experiment=one_of(GRAPH.tarflow()),
+        experiment=one_of(GRAPH.of_system("tarflow")),
     resources:
         runtime=10,
         mem_mb=4000,
@@ -199,21 +178,3 @@ rule tarflow_rank_charts:
         "python -m fewstep charts --rank {output.rank} --blocks-table {input.blocks}"
         " --convergence {output.convergence} --convergence-table {input.profile}"
         " 2>&1 | tee {log}"
-
-
-rule tarflow_training_chart:
-    input:
-        "results/{experiment}/training.parquet",
-    output:
-        "results/{experiment}/training.png",
-    log:
-        "logs/{experiment}/training-chart.log",
-    resources:
-        runtime=10,
-        mem_mb=4000,
-    params:
-        code=code("stages.pictures", "plots"),
-    message:
-        "training curve of {wildcards.experiment}"
-    shell:
-        "python -m fewstep charts --training {output} --training-table {input} 2>&1 | tee {log}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fewstep.files import write_json
 from fewstep.results import (
     BLOCKS,
@@ -13,7 +15,9 @@ from fewstep.results import (
     STRATEGIES,
     TIMING,
     TRAINING,
+    straightness_rows,
     summarize,
+    trajectory_rows,
 )
 
 NOW = "2026-11-21T22:42:05Z"
@@ -263,6 +267,119 @@ def published(seed: int, value: float | None, **more: Any) -> dict[str, Any]:
         **more,
     }
     return evaluation("gsj", seed, 0.0, **values)
+
+
+# Flows that an ODE solver follows: k of the model, its bend, and its scores by sampler.
+FLOWS: dict[str, tuple[int, float, dict[str, float]]] = {
+    "mnist-base": (
+        1,
+        1.0,
+        {"euler-1": 148, "euler-2": 83, "euler-4": 41, "euler-8": 22, "rk45": 14.1},
+    ),
+    "mnist-2seqrf": (
+        2,
+        0.3,
+        {"euler-2": 31, "euler-4": 22.3, "euler-8": 18.1, "rk45": 15.2},
+    ),
+    "mnist-4seqrf": (4, 0.1, {"euler-4": 18.4, "euler-8": 16.9, "rk45": 15.9}),
+    "mnist-4seqrf-distill": (4, 0.1, {"euler-4": 17.2}),
+}
+
+
+def flow_nfe(experiment: str, sampler: str) -> float:
+    """Evaluations of one image; RK45's go by the model."""
+    k, bend, _ = FLOWS[experiment]
+    return 14.0 * k + 30 * bend if sampler == "rk45" else float(sampler[6:])
+
+
+def flow_edges(experiment: str) -> list[float]:
+    """Edges of equal segments."""
+    k = FLOWS[experiment][0]
+    return [1 - i / k for i in range(k + 1)]
+
+
+def flow_evaluations() -> list[dict[str, Any]]:
+    """Four models by Euler and RK45, three seeds each."""
+    rows = []
+    for name, (k, bend, scores) in FLOWS.items():
+        for sampler, score in scores.items():
+            more: dict[str, Any] = {
+                "experiment": name,
+                "system": "seqrf",
+                "strategy": None,
+                "iterations": None,
+                "error_to_exact": None,
+                "labels": "none",
+                "class_agreement": None,
+                "guidance": None,
+                "nfe": flow_nfe(name, sampler),
+                "steps": flow_nfe(name, sampler),
+                "solver": sampler.partition("-")[0],
+                "segments": k,
+                "straightness": 21.0 * bend + 2,
+                "seq_straightness": 21.0 * bend,
+                "baseline": "rk45" if name != "mnist-4seqrf-distill" else None,
+            }
+            if more["baseline"] is None:
+                more["speedup"] = None
+            rows += [
+                evaluation(sampler, seed, score * (1 + 0.02 * (seed - 1)), **more)
+                for seed in range(3)
+            ]
+    return rows
+
+
+def straightness() -> list[dict[str, Any]]:
+    """Straightness of the flows along RK45's path and, for one, along Euler's."""
+    times = np.linspace(1, 0, 17)
+    rows = []
+    for name, (_, bend, scores) in FLOWS.items():
+        sampler = "rk45" if "rk45" in scores else "euler-4"
+        by_time = bend * (8 + 60 * (times[:-1] - 0.4) ** 2)
+        rows += straightness_rows(
+            times,
+            by_time + 2,
+            by_time,
+            edges=flow_edges(name),
+            experiment=name,
+            sampler=sampler,
+            solver=sampler.partition("-")[0],
+            nfe=flow_nfe(name, sampler),
+            n=128,
+            seed=0,
+            created_utc=NOW,
+        )
+    return rows
+
+
+def trajectories() -> list[dict[str, Any]]:
+    """Paths that bend within the segments, by a fine and by a coarse solver."""
+    rows: list[dict[str, Any]] = []
+    ends = np.random.default_rng(0).normal(size=(2, 4, 3, 8, 8))
+    for name, (k, bend, _) in FLOWS.items():
+        edges = flow_edges(name)
+        knots = [
+            ends[0] * t + ends[1] * (1 - t) + 0.4 * np.sin(3 * ends[0]) * t * (1 - t)
+            for t in edges
+        ]
+        for sampler, steps in (("rk45", 24), ("euler-4", 4)):
+            times = np.linspace(1, 0, steps + 1)
+            states = []
+            for t in times:
+                i = min(int((1 - t) * k), k - 1)
+                u = (edges[i] - t) * k
+                straight = (1 - u) * knots[i] + u * knots[i + 1]
+                states.append(straight + 3 * bend * u * (1 - u) * ends[1].clip(-1, 1))
+            rows += trajectory_rows(
+                times,
+                np.array(states),
+                edges=edges,
+                samples=1,
+                experiment=name,
+                sampler=sampler,
+                created_utc=NOW,
+            )
+    return rows
 
 
 def write_jsons(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:

@@ -16,6 +16,7 @@ from fewstep.config.__main__ import main
 from fewstep.config.base import Spec
 from fewstep.config.documents import drifted
 from fewstep.config.problems import from_pydantic
+from fewstep.config.seqrf import FlowSamplingOverrides, FlowSamplingSpec
 from fewstep.config.tarflow import SamplingOverrides, SamplingSpec
 from fewstep.yamlpos import read
 
@@ -50,16 +51,17 @@ def test_specs_know_their_names(paper: Config) -> None:
     for experiment in paper.experiments.values():
         resolved = experiment.resolved()
         assert json.loads(json.dumps(resolved)) == resolved
-        assert None not in resolved["samplers"]["for"]["sampling"].values()
-        assert resolved["search"]["segments"]
+        for sampler in resolved["samplers"].values():
+            assert None not in sampler["sampling"].values()
+    assert paper.experiments["afhq"].resolved()["search"]["segments"]
     assert "samplers" not in paper.experiments["afhq"].resolved(without=["samplers"])
 
 
 def test_resolved_configuration_is_a_configuration(paper: Config) -> None:
     """What is resolved is valid again and means the same."""
     value = paper.resolved()
-    for group in value.values():
-        for spec in group.values():
+    for group in ("experiments", "datasets", "extractors", "references", "pairs"):
+        for spec in value[group].values():
             spec.pop("name", None)
     assert Config.model_validate(value).resolved() == value
 
@@ -75,9 +77,15 @@ def test_sampler_overrides_sampling() -> None:
     assert experiment.sampling_of("gsj") == experiment.sampling
 
 
-def test_overrides_have_the_fields_of_sampling() -> None:
-    """Every key of `sampling` can be changed by a sampler."""
-    assert set(SamplingOverrides.model_fields) == set(SamplingSpec.model_fields)
+@pytest.mark.parametrize(
+    ("overrides", "sampling"),
+    [(SamplingOverrides, SamplingSpec), (FlowSamplingOverrides, FlowSamplingSpec)],
+)
+def test_overrides_have_the_fields_of_sampling(
+    overrides: type[Spec], sampling: type[Spec]
+) -> None:
+    """Every key of `sampling` can be changed by a sampler, in every system."""
+    assert set(overrides.model_fields) == set(sampling.model_fields)
 
 
 PUBLISHED = {

@@ -23,7 +23,7 @@ def graph(**overrides: Any) -> Graph:
 
 
 SPECS = {
-    "train": lambda g: g.train("digits"),
+    "train": lambda g: g.tarflow_train("digits"),
     "rank": lambda g: g.rank("digits"),
     "search": lambda g: g.search("digits/auto"),
     "gsj": lambda g: g.strategy("digits/gsj"),
@@ -84,13 +84,18 @@ def test_published_cells_are_whole_experiments() -> None:
     cells = Graph(ROOT).published()
     assert ("afhq", "auto") in cells
     assert ("img64cond", "gsj") in cells
-    assert {name for name, _ in cells} == {"afhq", "img128", "img64uncond", "img64cond"}
+    tarflows = {name for name, _ in Graph(ROOT).cells("tarflow")}
+    assert {name for name, _ in cells} & tarflows == {
+        *("afhq", "img128", "img64uncond", "img64cond"),
+    }
+    assert ("cifar10-4seqrf", "euler-8") in cells
+    assert not any(name.startswith("demo-") for name, _ in cells)
 
 
 def test_gpus_are_no_part_of_what_decides_the_weights() -> None:
     """A training on eight GPUs is the training on one, and asks for eight."""
-    assert as_json(graph(train={"gpus": 8}).train("digits")) == as_json(
-        graph().train("digits")
+    assert as_json(graph(train={"gpus": 8}).tarflow_train("digits")) == as_json(
+        graph().tarflow_train("digits")
     )
     assert Graph(ROOT).gpus("afhq-scratch") == 8
 

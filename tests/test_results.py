@@ -128,6 +128,19 @@ def test_good_rows_of_all_kinds_pass() -> None:
         assert EVALUATIONS.check(row) == row
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"score": 3.0}, {"score": 3.0, "score_n": 500}, {"score_metric": "fid"}],
+)
+def test_a_score_on_the_way_says_what_it_is(given: dict[str, Any]) -> None:
+    """A snapshot's score stands in the curve only with its name and its n."""
+    whole = {"score": 3.0, "score_n": 500, "score_metric": "fid"}
+    row = {**training(5), **whole}
+    assert TRAINING.check(row) == row
+    with pytest.raises(ValueError, match="given together or not"):
+        TRAINING.check({**training(5), **given})
+
+
 def test_numpy_scalars_become_plain_values() -> None:
     """numpy's numbers are taken and turned into Python's."""
     row = evaluation(
@@ -172,7 +185,7 @@ def test_every_schema_is_sound_and_carries_its_descriptions(
     path = tmp_path / f"{table.name}.parquet"
     upsert(path, [])
     schema = pq.read_schema(path)
-    assert schema.metadata[b"fewstep.schema_version"] == b"1"
+    assert schema.metadata[b"fewstep.schema_version"] == str(table.version).encode()
     for column in table.columns:
         found = schema.field(column.name)
         assert found.metadata[b"description"].decode() == column.description
@@ -190,7 +203,8 @@ def test_evaluations_hold_what_the_design_asks_for() -> None:
     baseline speedup error_to_exact peak_memory_mb batch device threads torch python
     fewstep commit dirty code_digest checkpoint_sha256 strategy dataset_sha256
     published_value published_source published_n difference verdict status error
-    created_utc world_size driver"""
+    created_utc world_size driver solver segments straightness seq_straightness
+    train_step published_table"""
     assert set(asked.split()) <= set(EVALUATIONS.names)
 
 
@@ -306,6 +320,12 @@ def test_rows_of_another_protocol_are_not_averaged(change: dict[str, Any]) -> No
 def test_samplers_stand_in_one_order() -> None:
     """The known samplers come first, in the order of exact to searched."""
     assert sampler_order(["x", "auto", "for", "gsj"]) == ["for", "gsj", "auto", "x"]
+
+
+def test_samplers_with_numbers_stand_in_their_order() -> None:
+    """Euler with 16 steps comes after Euler with 8, and each solver by itself."""
+    names = ["euler-1", "euler-8", "euler-16", "heun-2", "heun-10", "rk45"]
+    assert sampler_order(sorted(names)) == names
 
 
 def test_summary_refuses_nothing_and_doubles() -> None:

@@ -235,8 +235,8 @@ def test_a_full_disk_leaves_the_table(
 
 SECOND = replace(
     TRAINING,
-    version=2,
-    columns=(*TRAINING.columns, number("ema", "new in 2"), text("note", "new in 2")),
+    version=TRAINING.version + 1,
+    columns=(*TRAINING.columns, number("ema", "new in it"), text("note", "new in it")),
 )
 
 
@@ -248,7 +248,9 @@ def test_an_older_table_is_migrated(tmp_path: Path) -> None:
     new = {**training(2), "ema": 0.9, "note": "x"}
     upsert(path, [new], table=SECOND)
     assert read(path, SECOND)["note"].tolist()[1] == "x"
-    assert pq.read_schema(path).metadata[b"fewstep.schema_version"] == b"2"
+    assert pq.read_schema(path).metadata[b"fewstep.schema_version"] == (
+        str(SECOND.version).encode()
+    )
     assert read(path, SECOND)["loss"].tolist() == [1.0, 1.0]
 
 
@@ -268,7 +270,7 @@ def test_retired_columns_go_and_other_strangers_do_not(tmp_path: Path) -> None:
     upsert(path, [training(1)])
     fewer = replace(
         TRAINING,
-        version=2,
+        version=TRAINING.version + 1,
         columns=tuple(c for c in TRAINING.columns if c.name != "bpd"),
     )
     with pytest.raises(UserError, match="bpd"):
@@ -282,7 +284,7 @@ def test_a_required_column_cannot_come_later(tmp_path: Path) -> None:
     upsert(path, [training(1)])
     more = replace(
         TRAINING,
-        version=2,
+        version=TRAINING.version + 1,
         columns=(*TRAINING.columns, integer("rank", "required", required=True)),
     )
     with pytest.raises(UserError, match="rank"):

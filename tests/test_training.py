@@ -1,4 +1,4 @@
-"""The training loop: schedule, exact resume, preemption, several processes."""
+"""The training loop: exact resume, preemption, snapshots, several processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fewstep import noise
 from fewstep.errors import UserError
-from fewstep.training import TrainOptions, learning_rate, train
+from fewstep.initial import InitialState
+from fewstep.training import PreemptedError, TrainOptions, train
 
 OPTIONS = TrainOptions(
     steps=8, batch=4, lr=0.1, warmup_steps=2, save_every=2, log_every=2, ema=0.9
@@ -47,20 +48,25 @@ class Line:
         return float((model(torch.ones(1, 1)) - 2).abs())
 
 
-def weights(folder: Path, options: TrainOptions = OPTIONS, **kwargs: Any) -> Tensor:
-    """Train and return all kept weights as one vector."""
-    tensors, _ = train(Line(**kwargs), options, folder, key="k")
+class Wet(Line):
+    """The same with a hidden layer and dropout."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        layers = nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1)
+        self.model = nn.Sequential(*layers)
+
+
+WET = replace(OPTIONS, ema_warmup=True, count_offset=1, accumulate=2, grad_clip=1.0)
+
+
+def vector(tensors: dict[str, Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
-def test_learning_rate_warms_up_and_cools_down() -> None:
-    """Linear from start_lr to lr, then a cosine to min_lr."""
-    options = replace(OPTIONS, steps=12, start_lr=0.0, min_lr=0.01)
-    rates = [learning_rate(step, options) for step in range(13)]
-    assert rates[0] == 0 and rates[1] == pytest.approx(0.05)
-    assert rates[2] == pytest.approx(0.1) == max(rates)
-    assert rates[7] == pytest.approx(0.055)
-    assert rates[12] == pytest.approx(0.01)
+def weights(folder: Path, options: TrainOptions = OPTIONS, **kwargs: Any) -> Tensor:
+    """Train and return all kept weights as one vector."""
+    return vector(train(Line(**kwargs), options, folder, key="k")[0])
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
@@ -71,23 +77,78 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert torch.equal(weights(tmp_path / "two"), expected)
 
 
-def test_kill_9_loses_at_most_a_checkpoint(tmp_path: Path) -> None:
-    """A killed run goes on from its last checkpoint to the same bits."""
-    program = (
+def killed(folder: Path, program: str) -> None:
+    """Run a program that kills itself; it finds what this module imports, `folder`."""
+    text = (
         "import os, signal; from pathlib import Path\n"
-        "from tests.test_training import Line, OPTIONS, train\n"
-        "class Killed(Line):\n"
+        "from tests.test_training import *\n"
+        f"folder = Path({str(folder)!r})\n{program}"
+    )
+    root = str(Path(__file__).parents[1])
+    child = subprocess.run([sys.executable, "-c", text], cwd=root, check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert (folder / "last.pt").exists()
+
+
+def test_kill_9_loses_at_most_a_checkpoint(tmp_path: Path) -> None:
+    """A killed run goes on from its last checkpoint to the same bits.
+
+    The recipe has dropout, a warm-up of the average, micro-batches and clipping.
+    """
+    killed(
+        tmp_path / "run",
+        "class Killed(Wet):\n"
         "    def batch(self, step, start, stop):\n"
         "        if step == 6: os.kill(os.getpid(), signal.SIGKILL)\n"
         "        return super().batch(step, start, stop)\n"
-        f"train(Killed(), OPTIONS, Path({str(tmp_path)!r}) / 'run', key='k')\n"
+        "train(Killed(), WET, folder, key='k')\n",
     )
-    root = str(Path(__file__).parents[1])
-    child = subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
-    assert child.returncode == -signal.SIGKILL
-    assert (tmp_path / "run" / "last.pt").exists()
-    resumed = weights(tmp_path / "run")
-    assert torch.equal(resumed, weights(tmp_path / "one"))
+    step = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"]
+    assert 0 < step < 6
+    resumed, state = train(Wet(), WET, tmp_path / "run", key="k")
+    whole, expected = train(Wet(), WET, tmp_path / "one", key="k")
+    assert torch.equal(vector(resumed), vector(whole))
+    for point, other in zip(state.curve, expected.curve, strict=True):
+        assert {**point, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_dropout_draws_anew_in_every_step_and_micro_batch(tmp_path: Path) -> None:
+    """Masks differ between steps and micro-batches; the caller's draws stay his."""
+
+    class Listening(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drawn: list[float] = []
+
+        def loss(self, model: nn.Module, batch: Any, device: torch.device) -> Tensor:
+            assert len(batch) == 2
+            self.drawn.append(float(torch.rand(1)))
+            return super().loss(model, batch, device)
+
+    objective = Listening()
+    before = torch.get_rng_state()
+    train(objective, replace(OPTIONS, accumulate=2), tmp_path, key="k")
+    assert len(set(objective.drawn)) == len(objective.drawn) == 16
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_train_the_same_model(tmp_path: Path, parts: int) -> None:
+    """A batch in several parts gives its weights and curve, to rounding."""
+    options = replace(OPTIONS, grad_clip=0.5)
+    whole, state = train(Line(), options, tmp_path / "one", key="k")
+    options = replace(options, accumulate=parts)
+    cut, other = train(Line(), options, tmp_path / "cut", key="k")
+    torch.testing.assert_close(vector(cut), vector(whole), rtol=1e-5, atol=1e-6)
+    for point, expected in zip(other.curve, state.curve, strict=True):
+        for name in ("loss", "grad_norm", "validation_loss"):
+            assert point[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_micro_batches_that_do_not_divide_are_one_line(tmp_path: Path) -> None:
+    """A share of the batch that cannot be cut names both keys."""
+    with pytest.raises(UserError, match=r"4 examples.*3 micro.*train\.accumulate"):
+        weights(tmp_path, replace(OPTIONS, accumulate=3))
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -131,6 +192,143 @@ def test_curve_has_loss_rate_and_held_out_loss(tmp_path: Path) -> None:
     assert state.curve[-1]["validation_loss"] < state.curve[0]["validation_loss"]
 
 
+def test_curve_counts_images_and_shows_the_norm_before_clipping(tmp_path: Path) -> None:
+    """`images` is steps times batch; `grad_norm` is above the clip, and not without."""
+    options = replace(OPTIONS, grad_clip=1e-3)
+    curve = train(Line(), options, tmp_path / "a", key="k")[1].curve
+    assert [point["images"] for point in curve] == [8, 16, 24, 32]
+    line = Line()  # the first step's gradient by hand
+    line.loss(line.model, line.batch(0, 0, 4), torch.device("cpu")).backward()
+    first = train(Line(), replace(options, log_every=1), tmp_path / "b", key="k")[1]
+    grads = [parameter.grad for parameter in line.model.parameters()]
+    norm = float(
+        torch.cat([grad.flatten() for grad in grads if grad is not None]).norm()
+    )
+    assert first.curve[0]["grad_norm"] == pytest.approx(norm) and norm > 1e-3
+    assert (
+        "grad_norm" not in train(Line(), OPTIONS, tmp_path / "c", key="k")[1].curve[0]
+    )
+
+
+def test_a_run_starts_from_a_given_average(tmp_path: Path) -> None:
+    """One step moves a given average by 1 - ema of its way to the weights."""
+    options = replace(OPTIONS, steps=1)
+    given = {name: v.detach() + 1 for name, v in Line().model.state_dict().items()}
+    initial = InitialState(ema=given)
+    kept, _ = train(Line(), options, tmp_path / "a", key="k", initial=initial)
+    last = train(Line(), replace(options, ema=0.0), tmp_path / "b", key="k")[0]
+    expected = 0.9 * vector(given) + 0.1 * vector(last)
+    torch.testing.assert_close(vector(kept), expected)
+
+
+def test_a_resume_wins_over_an_initial_state(tmp_path: Path) -> None:
+    """The rest of a stopped run ignores where it once started from."""
+    given = {name: torch.ones_like(v) for name, v in Line().model.state_dict().items()}
+    initial = InitialState(ema=given, exp_avg=given, exp_avg_sq=given)
+    whole, _ = train(Line(), OPTIONS, tmp_path / "one", key="k", initial=initial)
+    with pytest.raises(PreemptedError):
+        train(Line(stop_at=3), OPTIONS, tmp_path / "two", key="k", initial=initial)
+    rest, _ = train(Line(), OPTIONS, tmp_path / "two", key="k", initial=InitialState())
+    assert torch.equal(vector(rest), vector(whole))
+
+
+class Scores:
+    """An `on_snapshot` that notes its calls."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, Tensor] = {}
+
+    def __call__(self, step: int, tensors: dict[str, Tensor]) -> dict[str, float]:
+        assert step not in self.seen
+        self.seen[step] = vector(tensors)
+        for tensor in tensors.values():
+            tensor.zero_()  # a copy: what happens to it is nobody's business
+        return {"fid": 100.0 - step}
+
+
+SNAPSHOTS = replace(OPTIONS, snapshot_every=3, log_every=4)
+
+
+def test_snapshots_are_scored_on_the_way(tmp_path: Path) -> None:
+    """Every snapshot_every steps the weights to keep are scored into the curve."""
+    scores = Scores()
+    train(Line(), SNAPSHOTS, tmp_path / "a", key="k", on_snapshot=scores)
+    _, state = train(Line(), SNAPSHOTS, tmp_path / "a", key="k", on_snapshot=Scores())
+    points = [(point["step"], point.get("fid")) for point in state.curve]
+    assert points == [(3, 97.0), (4, None), (6, 94.0), (8, None)]
+    short = replace(OPTIONS, steps=3, min_lr=OPTIONS.lr)
+    constant = replace(SNAPSHOTS, min_lr=OPTIONS.lr)
+    again = Scores()
+    train(Line(), constant, tmp_path / "b", key="k", on_snapshot=again)
+    assert torch.equal(again.seen[3], weights(tmp_path / "c", short))
+    plain = weights(tmp_path / "d", replace(SNAPSHOTS, snapshot_every=0))
+    kept, _ = train(Line(), SNAPSHOTS, tmp_path / "a", key="k")
+    assert torch.equal(vector(kept), plain)
+
+
+def test_snapshots_are_neither_repeated_nor_forgotten(tmp_path: Path) -> None:
+    """A stop at a snapshot's step puts it off; a resume calls what was not called."""
+    early, late = Scores(), Scores()
+    with pytest.raises(PreemptedError, match="step 6"):
+        train(Line(stop_at=6), SNAPSHOTS, tmp_path, key="k", on_snapshot=early)
+    _, state = train(Line(), SNAPSHOTS, tmp_path, key="k", on_snapshot=late)
+    assert (set(early.seen), set(late.seen)) == ({3}, {6})
+    assert [point.get("fid") for point in state.curve] == [97.0, None, 94.0, None]
+
+
+def test_the_snapshot_of_the_last_step_is_not_repeated(tmp_path: Path) -> None:
+    """A run that ends with a snapshot has saved that it was taken."""
+    options, scores = replace(SNAPSHOTS, steps=6), Scores()
+    for _ in range(2):
+        train(Line(), options, tmp_path, key="k", on_snapshot=scores)
+    assert list(scores.seen) == [3, 6]
+
+
+@pytest.mark.parametrize("step", [3, 6], ids=["not saved", "saved"])
+def test_kill_9_in_a_snapshot_repeats_it(tmp_path: Path, step: int) -> None:
+    """What a killed snapshot did is done again, in a run that ends with the same bits.
+
+    Step 6 is one of a checkpoint, step 3 is not.
+    """
+    killed(
+        tmp_path / "run",
+        "def score(step, tensors):\n"
+        f"    if step == {step}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "train(Line(), SNAPSHOTS, folder, key='k', on_snapshot=score)\n",
+    )
+    scores = Scores()
+    kept, _ = train(Line(), SNAPSHOTS, tmp_path / "run", key="k", on_snapshot=scores)
+    assert list(scores.seen) == [3, 6][step // 6 :]
+    assert torch.equal(vector(kept), weights(tmp_path / "one", SNAPSHOTS))
+
+
+def test_snapshots_asked_for_later_leave_other_points_alone(tmp_path: Path) -> None:
+    """A run saved before snapshots were wanted gets none for the steps behind it."""
+    options = replace(SNAPSHOTS, snapshot_every=0)
+    with pytest.raises(PreemptedError, match="step 6"):
+        train(Line(stop_at=6), options, tmp_path, key="k")
+    options = replace(SNAPSHOTS, snapshot_every=2)
+    _, state = train(Line(), options, tmp_path, key="k", on_snapshot=Scores())
+    points = [(point["step"], point.get("fid")) for point in state.curve]
+    assert points == [(4, None), (8, 92.0)]
+
+
+def test_snapshots_do_not_count_as_training_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that moves in snapshots alone, training takes no time."""
+    from fewstep import training
+
+    clock = [5.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+
+    def slow(step: int, tensors: dict[str, Tensor]) -> None:
+        clock[0] += 1000
+
+    _, state = train(Line(), SNAPSHOTS, tmp_path, key="k", on_snapshot=slow)
+    assert clock[0] == 2005 and state.seconds == 0
+
+
 def two_processes(folder: Path, program: str) -> str:
     """Run a program under torchrun in two processes; what they printed.
 
@@ -152,16 +350,29 @@ def two_processes(folder: Path, program: str) -> str:
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
-    """torchrun with two processes ends with one process's weights, to rounding."""
+    """torchrun with two processes ends with one process's weights, to rounding.
+
+    Also with micro-batches and clipping; the first process alone takes snapshots.
+    """
     two_processes(
         tmp_path,
-        "tensors, _ = train(Line(), OPTIONS, folder, key='k')\n"
+        "from dataclasses import replace\n"
+        "from tests.test_training import SNAPSHOTS, Scores\n"
+        "scores = Scores()\n"
+        "cut = replace(SNAPSHOTS, accumulate=2, grad_clip=0.5)\n"
+        "all = train(Line(), OPTIONS, folder / 'a', key='k')[0]\n"
+        "parts = train(Line(), cut, folder / 'b', key='k', on_snapshot=scores)[0]\n"
+        "assert list(scores.seen) == ([] if torch.distributed.get_rank() else [3, 6])\n"
         "if torch.distributed.get_rank() == 0:\n"
-        "    torch.save(tensors, folder / 'weights.pt')\n",
+        "    torch.save([all, parts], folder / 'weights.pt')\n",
     )
-    tensors = torch.load(tmp_path / "weights.pt", weights_only=True)
-    both = torch.cat([tensor.flatten() for tensor in tensors.values()])
-    torch.testing.assert_close(both, weights(tmp_path / "one"), rtol=1e-5, atol=1e-6)
+    both = torch.load(tmp_path / "weights.pt", weights_only=True)
+    clipped = replace(OPTIONS, grad_clip=0.5)
+    for number, (tensors, options) in enumerate(
+        zip(both, (OPTIONS, clipped), strict=True)
+    ):
+        one = weights(tmp_path / f"one{number}", options)
+        torch.testing.assert_close(vector(tensors), one, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -187,6 +398,6 @@ def test_a_batch_that_does_not_divide_is_one_line(
     """The batch must be a multiple of the number of processes."""
     from fewstep import training
 
-    monkeypatch.setattr(training, "_join_group", lambda device: (0, 3))
+    monkeypatch.setattr(training, "join_group", lambda device: (0, 3))
     with pytest.raises(UserError, match="4 is not divisible by 3"):
         weights(tmp_path)

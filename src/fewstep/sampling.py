@@ -37,12 +37,14 @@ class Draw:
     Attributes:
         images: (B, 3, H, W), about [-1, 1], not clipped.
         steps: sequential network calls.
-        iterations: mean network evaluations of a token (or of a sample).
+        iterations: mean network evaluations of a token.
+        means: further numbers of the batch, means over its samples, by column.
     """
 
     images: Tensor
     steps: int = 0
     iterations: float = 0.0
+    means: dict[str, float] = field(default_factory=dict)
 
 
 class Sampler(Protocol):
@@ -124,6 +126,7 @@ class ShardCounts:
         clipped: share of values outside [-1, 1] before clipping.
         steps: mean sequential network calls of a batch.
         iterations: mean evaluations of a token.
+        means: the sampler's further numbers, means over the samples.
         batch: batch size that fitted.
         peak_memory_mb: peak memory while drawing, 10^6 bytes.
     """
@@ -133,6 +136,7 @@ class ShardCounts:
     clipped: float = 0.0
     steps: float = 0.0
     iterations: float = 0.0
+    means: dict[str, float] = field(default_factory=dict)
     batch: int = 0
     peak_memory_mb: float = 0.0
 
@@ -212,8 +216,11 @@ def draw_shard(
             logger.warning("out of memory: batch halved to %d", batch)
             continue
         parts.append(images)
-        counts.steps += draw.steps * len(chosen) / len(indices)
-        counts.iterations += draw.iterations * len(chosen) / len(indices)
+        share = len(chosen) / len(indices)
+        counts.steps += draw.steps * share
+        counts.iterations += draw.iterations * share
+        for name, value in draw.means.items():
+            counts.means[name] = counts.means.get(name, 0.0) + value * share
         done += len(chosen)
         progress.advance(len(chosen))
     counts.clipped /= len(indices)

@@ -1,21 +1,21 @@
 """One training loop for every limb: resumable to the bit, preemptible, distributed.
 
 A limb says what a batch and its loss are (`Objective`); everything here is the same for
-all. Every random draw is keyed by the position of an example in the run, so neither a
-resume nor the number of processes changes what the model sees.
+all. Every draw of data is keyed by the position of an example in the run, so neither a
+resume nor the number of processes changes what the model sees. Draws inside the model
+(dropout) are keyed by step, process and micro-batch: a resume repeats them, another
+number of processes or micro-batches draws others.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,12 +23,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fewstep import files
+from fewstep import files, noise
 from fewstep.device import autocast
 from fewstep.errors import UserError
+from fewstep.initial import InitialState, initial_average, set_moments
+from fewstep.processes import (
+    any_rank,
+    join_group,
+    leave_group,
+    mean_over_ranks,
+    stop_signal,
+)
 from fewstep.progress import Progress
+from fewstep.recipe import TrainOptions, ema_decay, learning_rate
+
+__all__ = [
+    "InitialState",
+    "Objective",
+    "PreemptedError",
+    "TrainOptions",
+    "TrainState",
+    "learning_rate",
+    "leave_group",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
+
+OnSnapshot = Callable[[int, dict[str, Tensor]], dict[str, float] | None]
 
 
 class PreemptedError(Exception):
@@ -50,61 +72,25 @@ class Objective(Protocol):
         """Loss on held-out data, or None where there is none."""
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """The recipe.
-
-    Attributes:
-        steps: optimiser steps.
-        batch: examples a step over all processes.
-        lr: peak learning rate.
-        start_lr: rate of the first step of the linear warm-up.
-        min_lr: rate at the end of the cosine.
-        warmup_steps: steps of the warm-up.
-        weight_decay, betas: of AdamW, on every parameter.
-        grad_clip: largest gradient norm, 0 = no clipping.
-        ema: decay of the averaged weights that are kept in the end, 0 = none.
-        precision: "fp32", or "bf16" autocast.
-        seed: of every draw.
-        save_every: steps between two checkpoints.
-        log_every: steps between two points of the curve.
-    """
-
-    steps: int
-    batch: int
-    lr: float
-    start_lr: float = 1e-6
-    min_lr: float = 1e-6
-    warmup_steps: int = 0
-    weight_decay: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    grad_clip: float = 0.0
-    ema: float = 0.0
-    precision: str = "fp32"
-    seed: int = 0
-    save_every: int = 1000
-    log_every: int = 50
-
-
 @dataclass
 class TrainState:
-    """Everything that a resume needs besides the model and the optimiser."""
+    """Everything that a resume needs besides the model and the optimiser.
+
+    Attributes:
+        step: steps done.
+        ema: averaged weights by name; empty where the recipe has none.
+        curve: points with `step`, `loss`, `lr`, `seconds`, `images` (examples seen),
+            where there is one `validation_loss`, with clipping `grad_norm` (before
+            it), and what `on_snapshot` returned.
+        seconds: of training, without snapshots.
+        snapshot: the step of the last snapshot.
+    """
 
     step: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def learning_rate(step: int, options: TrainOptions) -> float:
-    """Linear warm-up, then half a cosine to `min_lr`; `step` counts from 0."""
-    if step < options.warmup_steps:
-        share = step / options.warmup_steps
-        return options.start_lr + (options.lr - options.start_lr) * share
-    span = max(1, options.steps - options.warmup_steps)
-    share = min(1.0, (step - options.warmup_steps) / span)
-    cosine = 0.5 * (1 + math.cos(math.pi * share))
-    return options.min_lr + (options.lr - options.min_lr) * cosine
+    snapshot: int = 0
 
 
 def train(
@@ -115,6 +101,8 @@ def train(
     key: str,
     device: torch.device | None = None,
     label: str = "train",
+    initial: InitialState | None = None,
+    on_snapshot: OnSnapshot | None = None,
 ) -> tuple[dict[str, Tensor], TrainState]:
     """Train, going on from `folder`'s checkpoint where there is one.
 
@@ -122,10 +110,16 @@ def train(
         objective: model, batches and loss.
         options: the recipe.
         folder: where the checkpoint of the unfinished run lies.
-        key: identity of the run (recipe, data, architecture); a checkpoint of
-            another key is not resumed from.
+        key: identity of the run (recipe, data, architecture, initial state); a
+            checkpoint of another key is not resumed from.
         device: default CPU.
         label: name on the progress line.
+        initial: averaged weights and moments to start from; a checkpoint wins over it.
+        on_snapshot: called every `snapshot_every` steps in the first process with the
+            step and the weights to keep so far (copies on the CPU); the numbers that
+            it returns go into that step's point of the curve. A run that is killed
+            meanwhile calls it again for the same step: calling it twice must do no
+            more than calling it once.
 
     Returns:
         the state dict to keep (averaged weights where the recipe has them) and the
@@ -134,14 +128,11 @@ def train(
     Raises:
         PreemptedError: after SIGTERM or SIGUSR2, once the checkpoint is saved.
         UserError: when the loss is not finite, or the batch does not divide.
+        ValueError: for an initial state of another model.
     """
     device = device or torch.device("cpu")
-    rank, world = _join_group(device)
-    if options.batch % world:
-        raise UserError(
-            f"batch {options.batch} is not divisible by {world} processes",
-            do="change train.batch or the number of processes",
-        )
+    rank, world = join_group(device)
+    _check_batch(options, world)
     model = objective.model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -151,12 +142,17 @@ def train(
     )
     path = Path(folder) / "last.pt"
     state = _resume(path, key, model, optimizer, device)
-    if options.ema and not state.ema:
-        state.ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    if state is None:
+        state, initial = TrainState(), initial or InitialState()
+        if options.ema:
+            state.ema = initial_average(model, initial.ema)
+        set_moments(optimizer, model, initial, options.count_offset)
     run = _Run(objective, options, path, key, model, optimizer, state, device)
-    _loop(run, rank, world, Progress(label, options.steps, done=state.step))
-    kept = state.ema or model.state_dict()
-    return {k: v.detach().cpu().clone() for k, v in kept.items()}, state
+    run.rank, run.world, run.on_snapshot = rank, world, on_snapshot
+    # The draws of dropout leave the caller's generator as it was.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        _loop(run, Progress(label, options.steps, done=state.step))
+    return _kept(run), state
 
 
 @dataclass
@@ -171,60 +167,90 @@ class _Run:
     optimizer: torch.optim.Optimizer
     state: TrainState
     device: torch.device
+    rank: int = 0
+    world: int = 1
+    on_snapshot: OnSnapshot | None = None
+    began: float = 0.0
 
 
-def _loop(run: _Run, rank: int, world: int, progress: Progress) -> None:
+def _loop(run: _Run, progress: Progress) -> None:
     """All steps that are left; the next batch is made while one is trained on."""
     options, state = run.options, run.state
-    model = DistributedDataParallel(run.model) if world > 1 else run.model
-    share = options.batch // world
-    began = time.monotonic() - state.seconds
-
-    def load(step: int) -> Any:
-        return run.objective.batch(step, rank * share, (rank + 1) * share)
-
-    with _stop_signal() as stop, ThreadPoolExecutor(1) as loader:
-        pending = loader.submit(load, state.step)
+    model = DistributedDataParallel(run.model) if run.world > 1 else run.model
+    run.began = time.monotonic() - state.seconds
+    _snapshot(run)  # one that a stop put off
+    with stop_signal() as stop, ThreadPoolExecutor(1) as loader:
+        pending = loader.submit(_load, run, state.step)
         while state.step < options.steps:
-            batch = pending.result()
-            pending = loader.submit(load, state.step + 1)
-            loss = _step(run, model, batch)
+            parts = pending.result()
+            pending = loader.submit(_load, run, state.step + 1)
+            loss, norm = _step(run, model, parts)
+            _average(state.ema, run.model, ema_decay(state.step, options))
             state.step += 1
-            state.seconds = time.monotonic() - began
-            _average(state.ema, run.model, options.ema)
+            state.seconds = time.monotonic() - run.began
             last = state.step == options.steps
-            if last or state.step % options.log_every == 0:
-                _log(run, loss)
-            stopping = _any_rank(stop["now"], world, run.device)
-            if rank == 0:
+            if last or _due(state.step, options.log_every) or _snapshot_due(run):
+                _log(run, loss, norm)
+            stopping = any_rank(stop["now"], run.world, run.device)
+            if run.rank == 0:
                 progress.advance()
-                if last or stopping or state.step % options.save_every == 0:
+                if last or stopping or _due(state.step, options.save_every):
                     _save(run)
             if stopping and not last:
                 raise PreemptedError(
                     f"stopped at step {state.step}; {run.path} is saved"
                 )
+            _snapshot(run)
 
 
-def _step(run: _Run, model: nn.Module, batch: Any) -> Tensor:
-    """One optimiser step; returns the loss, still on the device."""
+def _load(run: _Run, step: int) -> list[Any]:
+    """This process's share of a batch, in micro-batches."""
+    size = run.options.batch // run.world // run.options.accumulate
+    first = run.rank * run.options.accumulate
+    starts = [(first + part) * size for part in range(run.options.accumulate)]
+    return [run.objective.batch(step, start, start + size) for start in starts]
+
+
+def _step(
+    run: _Run, model: nn.Module, parts: list[Any]
+) -> tuple[Tensor, Tensor | None]:
+    """One optimiser step; its loss and, with clipping, the unclipped norm."""
     options, optimizer = run.options, run.optimizer
     model.train()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(run.state.step, options)
-    with autocast(run.device, options.precision):
-        loss = run.objective.loss(model, batch, run.device)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    losses = []
+    for number, part in enumerate(parts):
+        _seed_torch(options.seed, run.state.step, run.rank, number)
+        with _sync(model, wanted=number == len(parts) - 1):
+            with autocast(run.device, options.precision):
+                loss = run.objective.loss(model, part, run.device) / len(parts)
+            loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    norm = None
     if options.grad_clip:
-        nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
     optimizer.step()
-    return loss.detach()
+    return torch.stack(losses).sum(), norm
 
 
-def _log(run: _Run, loss: Tensor) -> None:
+def _seed_torch(seed: int, step: int, rank: int, part: int) -> None:
+    """Key torch's own draws (dropout) by what they are for."""
+    stream = noise.stream(seed, f"torch/{rank}/{part}", step)
+    torch.manual_seed(int(stream.integers(2**63)))
+
+
+def _sync(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Gradients go to the other processes once a step, with the last micro-batch."""
+    if wanted or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+def _log(run: _Run, loss: Tensor, norm: Tensor | None) -> None:
     """Add a point to the curve; a loss that is not finite ends the run."""
-    state, value = run.state, _mean_over_ranks(loss)
+    state, value = run.state, mean_over_ranks(loss)
     if not math.isfinite(value):
         raise UserError(
             f"the loss is {value} at step {state.step}",
@@ -235,18 +261,52 @@ def _log(run: _Run, loss: Tensor) -> None:
         held_out = run.objective.validate(run.model, run.device)
     point = {
         "step": state.step,
+        "images": state.step * run.options.batch,
         "loss": value,
         "lr": learning_rate(state.step - 1, run.options),
         "seconds": state.seconds,
     }
     if held_out is not None:
         point["validation_loss"] = held_out
+    if norm is not None:
+        point["grad_norm"] = float(norm)
     state.curve.append(point)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _snapshot_due(run: _Run) -> bool:
+    due = _due(run.state.step, run.options.snapshot_every)
+    return due and run.on_snapshot is not None
+
+
+def _snapshot(run: _Run) -> None:
+    """Call `on_snapshot` if it is due and was not called, and save that it was.
+
+    A stop comes before it, so that a long one does not use up the time to leave; the
+    resumed run then makes up for it.
+    """
+    state = run.state
+    if run.rank != 0 or run.on_snapshot is None or not _snapshot_due(run):
+        return
+    if state.snapshot == state.step or not state.curve:
+        return
+    point = state.curve[-1]
+    if point["step"] != state.step:  # saved when this step was not yet to have one
+        return
+    began = time.monotonic()
+    numbers = run.on_snapshot(state.step, _kept(run)) or {}
+    run.began += time.monotonic() - began
+    point.update({name: float(value) for name, value in numbers.items()})
+    state.snapshot = state.step
+    _save(run)
 
 
 def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """ema <- decay ema + (1 - decay) weights."""
-    if not decay:
+    if not ema:
         return
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -256,12 +316,18 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
                 ema[name].copy_(value)
 
 
+def _kept(run: _Run) -> dict[str, Tensor]:
+    """Copies on the CPU of the averaged weights, or of the last ones."""
+    kept = run.state.ema or run.model.state_dict()
+    return {name: value.detach().cpu().clone() for name, value in kept.items()}
+
+
 def _save(run: _Run) -> None:
     content = {
         "key": run.key,
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        **asdict(run.state),
+        **vars(run.state),
     }
     with files.atomic_path(run.path) as part:
         torch.save(content, part)
@@ -273,10 +339,10 @@ def _resume(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
-) -> TrainState:
+) -> TrainState | None:
     """Load the checkpoint of the same run, if there is one."""
     if not path.exists():
-        return TrainState()
+        return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -285,70 +351,27 @@ def _resume(
             where=str(path),
             do="delete it and run again",
         ) from error
-    if content["key"] != key:
+    if content.pop("key") != key:
         logger.warning("%s belongs to another run: starting anew", path)
-        return TrainState()
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    logger.info("going on from step %d", content["step"])
-    ema = {name: value.to(device) for name, value in content["ema"].items()}
-    return TrainState(content["step"], ema, content["curve"], content["seconds"])
+        return None
+    model.load_state_dict(content.pop("model"))
+    optimizer.load_state_dict(content.pop("optimizer"))
+    state = TrainState(**content)
+    logger.info("going on from step %d", state.step)
+    state.ema = {name: value.to(device) for name, value in state.ema.items()}
+    return state
 
 
-def _join_group(device: torch.device) -> tuple[int, int]:
-    """(rank, world size); under torchrun the process group is made."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return 0, 1
-    if not torch.distributed.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend)
-    return torch.distributed.get_rank(), world
-
-
-def leave_group() -> bool:
-    """End the process group, if there is one; whether this process is the first."""
-    if not torch.distributed.is_initialized():
-        return True
-    rank = torch.distributed.get_rank()
-    torch.distributed.destroy_process_group()
-    return rank == 0
-
-
-def _any_rank(flag: bool, world: int, device: torch.device) -> bool:
-    """Whether any process raised its flag: all must leave after the same step."""
-    if world == 1:
-        return flag
-    raised = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
-    return bool(raised.item())
-
-
-def _mean_over_ranks(loss: Tensor) -> float:
-    """The loss of the whole batch."""
-    if torch.distributed.is_initialized():
-        loss = loss.clone()
-        torch.distributed.all_reduce(loss)
-        loss /= torch.distributed.get_world_size()
-    return float(loss)
-
-
-@contextmanager
-def _stop_signal() -> Iterator[dict[str, bool]]:
-    """A flag that SIGTERM and SIGUSR2 (SLURM's warning) raise."""
-    stop = {"now": False}
-
-    def handler(*_: Any) -> None:
-        stop["now"] = True
-
-    previous = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            previous[number] = signal.signal(number, handler)
-    except ValueError:  # not the main thread, e.g. in a notebook's worker
-        previous.clear()
-    try:
-        yield stop
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+def _check_batch(options: TrainOptions, world: int) -> None:
+    if options.batch % world:
+        raise UserError(
+            f"batch {options.batch} is not divisible by {world} processes",
+            do="change train.batch or the number of processes",
+        )
+    share = options.batch // world
+    if share % options.accumulate:
+        raise UserError(
+            f"{share} examples a process are not divisible into "
+            f"{options.accumulate} micro-batches",
+            do="change train.batch or train.accumulate",
+        )

@@ -12,7 +12,8 @@ import torch
 from fewstep.data import Dataset
 from fewstep.errors import UserError
 from fewstep.images import to_model_range
-from fewstep.stages.train import run_key, train_options
+from fewstep.stages.train_tarflow import run_key
+from fewstep.stages.training import train_options
 from fewstep.tarflow import TarFlow
 from fewstep.tarflow.training import NoiseOptions, TarFlowObjective, dequantise
 from fewstep.training import TrainOptions, train
@@ -155,7 +156,7 @@ def test_run_identity_ignores_how_often_it_is_saved() -> None:
 
 def test_a_batch_larger_than_the_data_is_one_line(tmp_path: Path) -> None:
     """More images a step than there are is a UserError that names the key."""
-    from fewstep.stages import train as stage
+    from fewstep.stages import train_tarflow as stage
 
     spec = {
         "name": "x",

@@ -89,7 +89,7 @@ def test_rows_say_what_they_are(finished: Project) -> None:
 def test_samplers_agree_because_they_share_the_noise(finished: Project) -> None:
     """Searched samples are those of For within the tolerance, and score alike."""
     folder = finished.folder / "results/digits"
-    plan = files.read_json(folder / "auto/strategy.json")
+    plan = files.read_json(folder / "auto/plan.json")
     assert plan["search"]["error"] <= plan["search"]["tolerance"]
 
     def images(name: str) -> np.ndarray:
@@ -253,7 +253,7 @@ def sample_command(project: Project, out: Path) -> list[str]:
         *(sys.executable, "-m", "fewstep", "--threads", "1", "sample"),
         *("--spec", json.dumps({**json.loads(spec), "n": 100})),
         *("--model", str(folder / "model.safetensors")),
-        *("--plan", str(folder / "for/strategy.json")),
+        *("--plan", str(folder / "for/plan.json")),
         *("--seed", "0", "--out", str(out)),
     ]
 

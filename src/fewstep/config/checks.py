@@ -9,16 +9,28 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from fewstep.config.base import is_path
+from fewstep.config.checks_seqrf import check_pairs, check_seqrf
 from fewstep.config.checks_tarflow import check_tarflow
 from fewstep.config.data import AssetSpec, ClassifierSpec, ReferenceSpec
 from fewstep.config.problems import Problem, distinct, unknown
+from fewstep.config.seqrf import FlowTrainSpec, SeqRFExperiment
 from fewstep.config.spine import TrainSpec
+from fewstep.config.tarflow import TarFlowExperiment
 from fewstep.config.tree import Config, Experiment
 from fewstep.yamlpos import KeyPath
 
 RESERVED = frozenset(
     {"all", "clean", "demo", "report", "tarflow", "seqrf", "par"}
-    | {"assets", "data", "extractors", "logs", "references", "samples", "tables"}
+    | {
+        "assets",
+        "data",
+        "extractors",
+        "logs",
+        "pairs",
+        "references",
+        "samples",
+        "tables",
+    }
 )
 """Names that targets and folders of the workflow have already."""
 
@@ -40,8 +52,15 @@ def check_config(config: Config, root: Path) -> Iterator[Problem]:
             key = (*path, "dataset")
             yield unknown(key, "dataset", experiment.dataset, config.datasets)
         yield from _check_evaluation(experiment, path, config)
-        yield from _check_timing(experiment, path)
-        yield from check_tarflow(experiment, path)
+        yield from _check_timing(experiment, path, config)
+        if isinstance(experiment, TarFlowExperiment):
+            yield from check_tarflow(experiment, path)
+        else:
+            yield from check_seqrf(experiment, path, config)
+    yield from check_pairs(config)
+    if config.batch_preset not in (None, *config.batch_presets):
+        preset = str(config.batch_preset)
+        yield unknown(("batch_preset",), "preset", preset, config.batch_presets)
 
 
 def check_assets(assets: Mapping[str, AssetSpec]) -> Iterator[Problem]:
@@ -176,10 +195,13 @@ def _check_dataset_fits(
         return
     train = experiment.train
     held_out = round(dataset.count * train.holdout) if train else 0
-    if train and train.batch > dataset.count - held_out:
+    from_pairs = isinstance(train, FlowTrainSpec) and train.pairs is not None
+    if train and not from_pairs and train.batch > dataset.count - held_out:
         what = f"a batch of {train.batch} is more than the training images {of}"
         expected = f"at most {dataset.count - held_out}"
         yield Problem((*path, "train", "batch"), what, expected)
+    if isinstance(experiment, SeqRFExperiment):
+        return
     if experiment.rank.num_mc > dataset.count:
         what = f"{experiment.rank.num_mc} is more than the images {of}"
         key = (*path, "rank", "num_mc")
@@ -227,9 +249,23 @@ def _check_sizes(
             yield Problem((*path, "reference"), what, "a reference of the same size")
 
 
-def _check_timing(experiment: Experiment, path: KeyPath) -> Iterator[Problem]:
+def _check_timing(
+    experiment: Experiment, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """The baseline is a sampler here, or `experiment/sampler` of the same system."""
     timing, path = experiment.timing, (*path, "timing")
     yield from distinct((*path, "batches"), timing.batches)
-    if timing.baseline not in experiment.samplers:
-        key = (*path, "baseline")
-        yield unknown(key, "sampler", timing.baseline, experiment.samplers)
+    key = (*path, "baseline")
+    name, _, sampler = timing.baseline.rpartition("/")
+    if not name:
+        if sampler not in experiment.samplers:
+            yield unknown(key, "sampler", sampler, experiment.samplers)
+        return
+    other = config.experiments.get(name)
+    if other is None or other.system != experiment.system:
+        same = [
+            n for n, e in config.experiments.items() if e.system == experiment.system
+        ]
+        yield unknown(key, f"{experiment.system} experiment", name, same)
+    elif sampler not in other.samplers:
+        yield unknown(key, f"sampler of '{name}'", sampler, other.samplers)

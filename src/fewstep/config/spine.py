@@ -110,7 +110,8 @@ class TimingSpec(Spec):
     warmup: Index = 1
     """Runs before the clock starts."""
     baseline: str = "for"
-    """Sampler that the speed-ups are relative to."""
+    """Sampler that the speed-ups are relative to; `experiment/sampler` for one of
+    another experiment of the same system."""
 
 
 class TraceSpec(Spec):
@@ -125,8 +126,8 @@ class TraceSpec(Spec):
 class PublishedSpec(Spec):
     """What a paper or its code reports for one sampler."""
 
-    value: NotNegative
-    """The score."""
+    value: NotNegative | None
+    """The score; null where the table is known but its number could not be verified."""
     source: str
     """Paper or repository."""
     table: str
@@ -141,6 +142,10 @@ class PublishedSpec(Spec):
     """The time as printed, and how it became seconds."""
     hardware: str = ""
     """Devices of the published time."""
+    statistics: Literal["file", "dataset"] = "file"
+    """Real images behind it: a file that was published with it, or the dataset."""
+    other_protocol: str = ""
+    """Why it cannot be compared with ours, such as another Inception network."""
     note: str = ""
     """Known defects of the published program, among others."""
     assumed: Texts = ()

@@ -259,6 +259,28 @@ class TarFlowExperiment(ExperimentSpec):
         changes = self.samplers[sampler].sampling.model_dump(exclude_none=True)
         return self.sampling.model_copy(update=changes)
 
+    def loader(self, sampler: str) -> dict[str, Any]:
+        """What loads one sampler, beside its sampling."""
+        own = self.samplers[sampler]
+        return {
+            "model": self.model.resolved(),
+            "noise": self.noise.resolved(),
+            "mode": own.mode,
+            "tol": own.tol,
+        }
+
+    def row_settings(self, sampler: str) -> dict[str, Any]:
+        """Columns of an evaluation's row that say how its images were drawn."""
+        own, sampling = self.samplers[sampler], self.sampling_of(sampler)
+        return {
+            "mode": own.mode,
+            "tol": own.tol,
+            "dtype": sampling.precision,
+            "guidance": sampling.guidance,
+            "temperature": sampling.temperature,
+            "self_denoise": sampling.self_denoise,
+        }
+
     def search_segments(self) -> tuple[int, ...]:
         """Numbers of segments (2 or more, fewer than T) that the search tries."""
         if self.search.segments is not None:

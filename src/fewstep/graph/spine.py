@@ -3,18 +3,72 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from fewstep.config.base import is_path
 from fewstep.files import sha256_file, sha256_json
 from fewstep.graph.base import Cell, DataGraph, code
 
-_SAMPLE = ("stages.sample", "tarflow.sampler")
-"""Modules behind the images: the limb's is loaded by name, which no syntax shows."""
+_SAMPLER = {
+    "seqrf": ("seqrf.sampler",),
+    "tarflow": ("tarflow.sampler",),
+}
+"""Modules of a limb behind the images: loaded by name, which no syntax shows."""
 
 
 class SpineGraph(DataGraph):
     """Specs of sampling, timing, scores, evaluations and reports."""
+
+    def of_system(self, system: str, *, trained: bool | None = None) -> list[str]:
+        """Experiments of a system: all, those trained here, or the others."""
+        return [
+            name
+            for name, own in self.experiments.items()
+            if own.system == system and trained in (None, own.train is not None)
+        ]
+
+    # ---- weights ----
+
+    def checkpoint_inputs(self, experiment: str) -> list[str]:
+        """The record of the published checkpoint, or its path."""
+        name = self.experiments[experiment].checkpoint
+        assert name is not None
+        return self.asset_inputs(name)
+
+    def checkpoint_option(self, experiment: str) -> str:
+        """`--source PATH`, and `--record FILE` for an asset."""
+        name = self.experiments[experiment].checkpoint
+        assert name is not None
+        option = f"--source {shlex.quote(self.asset_path(name))}"
+        if is_path(name):
+            return option
+        return f"{option} --record {self.asset_inputs(name)[0]}"
+
+    def gpus(self, experiment: str) -> int:
+        """GPUs that a training asks for."""
+        train = self.experiments[experiment].train
+        return 1 if train is None else train.gpus
+
+    def weights(self, cell: Cell) -> str:
+        """The file of weights that a cell samples from."""
+        step = getattr(self.experiments[cell[0]].samplers[cell[1]], "train_step", None)
+        if step is None:
+            return f"results/{cell[0]}/model.safetensors"
+        return f"results/{cell[0]}/snapshots/step-{step:08d}.safetensors"
+
+    def weights_input(self, cell: Cell) -> str:
+        """What the workflow makes for it: the file, or the index of the snapshots."""
+        path = self.weights(cell)
+        own = path.endswith("/model.safetensors")
+        return path if own else f"results/{cell[0]}/snapshots.json"
+
+    def plan(self, cell: Cell) -> str:
+        """The plan file of a cell."""
+        return f"results/{cell[0]}/{cell[1]}/plan.json"
+
+    # ---- sampling and time ----
 
     def experiment(self, name: str, *keys: str, **more: Any) -> dict[str, Any]:
         """Resolved parts of an experiment with its name."""
@@ -22,21 +76,24 @@ class SpineGraph(DataGraph):
         return {"name": name, **{key: resolved[key] for key in keys}, **more}
 
     def sampler(self, cell: Cell, *keys: str, **more: Any) -> dict[str, Any]:
-        """Architecture, noise, sampling and the sampler's mode: what loads it."""
+        """What loads a sampler and deals its labels."""
         name, sampler = cell
         own = self.experiments[name]
+        sampling = own.sampling_of(sampler).resolved()
         return self.experiment(
             name,
             "system",
-            "model",
-            "noise",
             *keys,
             sampler=sampler,
-            sampling=own.sampling_of(sampler).resolved(),
-            mode=own.samplers[sampler].mode,
-            tol=own.samplers[sampler].tol,
+            sampling=sampling,
+            num_classes=own.model.num_classes,
+            labels=sampling.get("labels", "none"),
+            **own.loader(sampler),
             **more,
         )
+
+    def _code(self, cell: Cell, stage: str) -> str:
+        return code(stage, *_SAMPLER[self.experiments[cell[0]].system])
 
     def sample(self, cell: Cell) -> dict[str, Any]:
         """What decides the images."""
@@ -45,30 +102,37 @@ class SpineGraph(DataGraph):
             cell,
             n=evaluation.n,
             rounding=evaluation.protocol.rounding,
-            code=code(*_SAMPLE),
+            code=self._code(cell, "stages.sample"),
         )
 
     def timing(self, cell: Cell) -> dict[str, Any]:
         """What the clock needs: the sampler, and the one it is measured against."""
+        baseline = self.baseline(cell[0])
         spec = self.sampler(
             cell,
             "timing",
-            baseline=self.sampler((cell[0], self.baseline(cell[0]))),
-            exact_baseline=self._is_exact(cell[0], self.baseline(cell[0])),
-            code=code("stages.timing", "tarflow.sampler"),
+            baseline=self.sampler(baseline),
+            baseline_name=self.experiments[cell[0]].timing.baseline,
+            exact_baseline=self._is_exact(baseline),
+            code=self._code(cell, "stages.timing"),
         )
         own = self.experiments[cell[0]].samplers[cell[1]].batch
         batches = {*spec["timing"]["batches"], *([own] if own else [])}
         spec["timing"]["batches"] = sorted(batches)
         return spec
 
-    def _is_exact(self, experiment: str, sampler: str) -> bool:
-        """Whether a sampler is the exact inverse."""
-        return self.experiments[experiment].samplers[sampler].strategy == "for"
+    def _is_exact(self, cell: Cell) -> bool:
+        """Whether a sampler is the exact inverse of an autoregressive flow."""
+        sampler = self.experiments[cell[0]].samplers[cell[1]]
+        return getattr(sampler, "strategy", None) == "for"
 
-    def baseline(self, experiment: str) -> str:
+    def baseline(self, experiment: str) -> Cell:
         """The sampler that an experiment's speed-ups are relative to."""
-        return self.experiments[experiment].timing.baseline
+        wanted = self.experiments[experiment].timing.baseline
+        other, _, sampler = wanted.rpartition("/")
+        return other or experiment, sampler
+
+    # ---- scores, rows, reports ----
 
     def score(self, experiment: str) -> dict[str, Any]:
         """What the scores need."""
@@ -84,20 +148,22 @@ class SpineGraph(DataGraph):
         name, sampler = cell
         own = self.experiments[name]
         reference = self.config.references[self.reference_of(name)]
-        # A published score is only met on the statistics that were published with it.
-        note = "" if reference.file else "the real images' statistics are our own"
+        published = own.samplers[sampler].published
+        note = published.other_protocol if published else ""
+        # A published score is only met on the statistics behind it.
+        wanted = published.statistics if published else "file"
+        if not note and wanted == "file" and reference.dataset:
+            note = "the real images' statistics are our own"
         return {
             "name": name,
             "system": own.system,
             "protocol_note": note,
             "sampler": sampler,
-            "sampling": own.sampling_of(sampler).resolved(),
+            "settings": own.row_settings(sampler),
             "timing_batch": own.samplers[sampler].batch
             or own.sampling_of(sampler).batch,
-            "mode": own.samplers[sampler].mode,
-            "tol": own.samplers[sampler].tol,
             "published": own.samplers[sampler].resolved()["published"],
-            "code": code(*_SAMPLE),
+            "code": self._code(cell, "stages.sample"),
         }
 
     def report_inputs(self, experiments: Iterable[str]) -> list[str]:
@@ -105,13 +171,19 @@ class SpineGraph(DataGraph):
         found = []
         for name in experiments:
             own, folder = self.experiments[name], f"results/{name}"
-            cells = [(name, sampler) for sampler in own.samplers]
-            found += self.evaluations(cells)
-            found += [f"{folder}/{chart}.png" for chart in ("rank", "convergence")]
-            found += [f"{folder}/training.png"] if own.train else []
-            for _, sampler in cells:
-                found += [f"{folder}/{sampler}/{p}.png" for p in ("grid", "trace")]
+            found += self.evaluations((name, sampler) for sampler in own.samplers)
+            found += [f"{folder}/training.parquet"] if own.train else []
+            found += [f"{folder}/{file}" for file in self._shown(name)]
         return found
+
+    def _shown(self, experiment: str) -> list[str]:
+        """Further files that a report shows of an experiment."""
+        own = self.experiments[experiment]
+        if own.system == "seqrf":
+            return ["straightness.parquet", "trajectories.parquet", "solvers.png"]
+        kinds = ("grid", "trace")
+        cells = [f"{name}/{kind}.png" for name in own.samplers for kind in kinds]
+        return ["rank.png", "convergence.png", *cells]
 
     def report(self, experiments: Iterable[str], command: str) -> dict[str, Any]:
         """What a report says beyond what lies in its files."""

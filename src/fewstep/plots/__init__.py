@@ -4,6 +4,7 @@ from fewstep.errors import UserError
 
 try:
     from fewstep.plots.blocks import block_chart, convergence_chart
+    from fewstep.plots.flow import score_nfe_chart, straightness_chart
     from fewstep.plots.speed import score_time_chart, timing_chart, training_chart
     from fewstep.plots.theme import (
         AnyChart,
@@ -12,6 +13,7 @@ try:
         sampler_style,
         save_png,
     )
+    from fewstep.plots.trajectories import trajectory_chart
 except ModuleNotFoundError as error:
     raise UserError(
         f"charts need {error.name}, which is not installed",
@@ -26,7 +28,10 @@ __all__ = [
     "png_bytes",
     "sampler_style",
     "save_png",
+    "score_nfe_chart",
     "score_time_chart",
+    "straightness_chart",
     "timing_chart",
     "training_chart",
+    "trajectory_chart",
 ]

@@ -265,7 +265,7 @@ _CURVES = {
 
 
 def training_chart(training: pd.DataFrame, *, look: Look | None = None) -> AnyChart:
-    """Loss and bits per dimension against the step.
+    """Loss, bits per dimension and scores of snapshots against the step.
 
     Args:
         training: rows of the table `training` of one experiment.
@@ -282,6 +282,7 @@ def training_chart(training: pd.DataFrame, *, look: Look | None = None) -> AnyCh
         for column, (panel, images) in _CURVES.items()
         for step, value in _thinned(frame, column)
     ]
+    rows += _scores_on_the_way(frame)
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     charts = [
         _curve_panel([row for row in rows if row["panel"] == panel], look, len(panels))
@@ -297,6 +298,21 @@ def training_chart(training: pd.DataFrame, *, look: Look | None = None) -> AnyCh
     return titled(look.join(charts), title, subtitle, look)
 
 
+def _scores_on_the_way(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Points of each snapshot score, one panel for each number of images."""
+    scored = frame[frame["score"].notna()]
+    names = {"fid": "FID", "frechet": "Fréchet distance"}
+    return [
+        {
+            "step": int(row["step"]),
+            "value": float(row["score"]),
+            "panel": f"{names[row['score_metric']]}@{row['score_n']:,}",
+            "images": "snapshot",
+        }
+        for row in scored.to_dict("records")
+    ]
+
+
 def _thinned(frame: pd.DataFrame, column: str) -> list[tuple[int, float]]:
     """Finite points of a curve, at most `_MOST_POINTS`, the last one among them."""
     known = frame[np.isfinite(frame[column].astype("float64"))]
@@ -307,11 +323,10 @@ def _thinned(frame: pd.DataFrame, column: str) -> list[tuple[int, float]]:
 
 def _curve_panel(rows: list[dict[str, Any]], look: Look, panels: int) -> AnyChart:
     last = max(row["step"] for row in rows)
-    domain = ["training", "held out"]
-    colors = [look.faint, look.accent]
-    shown = [name for name in domain if any(row["images"] == name for row in rows)]
+    colors = {"training": look.faint, "held out": look.accent, "snapshot": look.accent}
+    shown = [name for name in colors if any(row["images"] == name for row in rows)]
     title = str(rows[0]["panel"])
-    if len(shown) == 1:
+    if len(shown) == 1 and shown != ["snapshot"]:
         title += f", {shown[0]} images"
     legend = alt.Legend(orient="top", titleOrient="left") if len(shown) > 1 else None
     chart: AnyChart = (
@@ -325,7 +340,7 @@ def _curve_panel(rows: list[dict[str, Any]], look: Look, panels: int) -> AnyChar
             color=alt.Color(
                 "images:N",
                 title="images",
-                scale=alt.Scale(domain=domain, range=colors),
+                scale=alt.Scale(domain=shown, range=[colors[name] for name in shown]),
                 legend=legend,
             ),
         )

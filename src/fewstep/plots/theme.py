@@ -69,6 +69,14 @@ class Look:
             return 270
         return (690 - 85 * panels) // panels
 
+    def legend(self, names: Sequence[str]) -> alt.Legend:
+        """The legend of these names; a phone has them in as many columns as fit."""
+        if not self.narrow:
+            return alt.Legend()
+        longest = max((len(name) for name in names), default=1)
+        columns = max(1, min(len(names), 42 // (longest + 5)))
+        return alt.Legend(columns=columns)
+
     def join(self, charts: Sequence[Any]) -> AnyChart:
         """Panels side by side, or below each other when narrow."""
         if len(charts) == 1:
@@ -115,38 +123,92 @@ def sampler_style(name: str) -> Style:
     return _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
 
 
+def sampler_styles(names: Sequence[str]) -> list[Style]:
+    """Styles of samplers that share a chart: no two alike while there are enough."""
+    found = {name: _STYLES[name] for name in names if name in _STYLES}
+    for name in names:
+        if name not in found:
+            start = _OTHERS.index(sampler_style(name))
+            turned = [*_OTHERS[start:], *_OTHERS[:start], *_STYLES.values()]
+            free = [style for style in turned if style not in found.values()]
+            found[name] = (free or turned)[0]
+    return [found[name] for name in names]
+
+
+def model_styles(names: Sequence[str], among: Sequence[str] = ()) -> list[Style]:
+    """Styles of models by their place in `among`, so that all charts of a page agree.
+
+    Args:
+        names: the models of the chart.
+        among: the models of the page; by default those of the chart.
+    """
+    known = [*_STYLES.values(), *_OTHERS]
+    places = list(dict.fromkeys([*among, *names]))
+    return [known[places.index(name) % len(known)] for name in names]
+
+
 def sampler_color(
     names: Sequence[str], look: Look, *, legend: bool = True
 ) -> alt.Color:
     """The colour channel for the field `sampler`."""
-    styles = [sampler_style(name) for name in names]
+    return _color("sampler", names, sampler_styles(names), look, legend)
+
+
+def model_color(
+    names: Sequence[str], among: Sequence[str], look: Look, *, legend: bool = True
+) -> alt.Color:
+    """The colour channel for the field `model`."""
+    return _color("model", names, model_styles(names, among), look, legend)
+
+
+def _color(
+    field: str, names: Sequence[str], styles: Sequence[Style], look: Look, legend: bool
+) -> alt.Color:
     colors = [style.dark if look.dark else style.light for style in styles]
     return alt.Color(
-        "sampler:N",
-        title="sampler",
-        scale=alt.Scale(domain=names, range=colors),
-        legend=alt.Legend() if legend else None,
+        f"{field}:N",
+        title=field,
+        scale=alt.Scale(domain=list(names), range=colors),
+        legend=look.legend(names) if legend else None,
     )
 
 
 def sampler_shape(names: Sequence[str], *, legend: bool = True) -> alt.Shape:
     """The shape channel for the field `sampler`."""
+    return _shape("sampler", names, sampler_styles(names), legend)
+
+
+def model_shape(names: Sequence[str], among: Sequence[str]) -> alt.Shape:
+    """The shape channel for the field `model`."""
+    return _shape("model", names, model_styles(names, among), legend=True)
+
+
+def _shape(
+    field: str, names: Sequence[str], styles: Sequence[Style], legend: bool
+) -> alt.Shape:
+    shapes = [style.shape for style in styles]
     return alt.Shape(
-        "sampler:N",
-        title="sampler",
-        scale=alt.Scale(
-            domain=names, range=[sampler_style(name).shape for name in names]
-        ),
+        f"{field}:N",
+        title=field,
+        scale=alt.Scale(domain=list(names), range=shapes),
         legend=alt.Legend() if legend else None,
     )
 
 
 def sampler_dash(names: Sequence[str]) -> alt.StrokeDash:
     """The dash channel for the field `sampler`; a legend would dash its symbols."""
-    dashes = [list(sampler_style(name).dash) or [1, 0] for name in names]
-    return alt.StrokeDash(
-        "sampler:N", scale=alt.Scale(domain=names, range=dashes), legend=None
-    )
+    return _dash("sampler", names, sampler_styles(names))
+
+
+def model_dash(names: Sequence[str], among: Sequence[str]) -> alt.StrokeDash:
+    """The dash channel for the field `model`."""
+    return _dash("model", names, model_styles(names, among))
+
+
+def _dash(field: str, names: Sequence[str], styles: Sequence[Style]) -> alt.StrokeDash:
+    dashes = [list(style.dash) or [1, 0] for style in styles]
+    scale = alt.Scale(domain=list(names), range=dashes)
+    return alt.StrokeDash(f"{field}:N", scale=scale, legend=None)
 
 
 def values(frame: pd.DataFrame, *columns: str) -> alt.InlineData:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,14 @@ from fewstep.plots import (
     block_chart,
     convergence_chart,
     png_bytes,
+    score_nfe_chart,
     score_time_chart,
+    straightness_chart,
     timing_chart,
     training_chart,
+    trajectory_chart,
 )
+from fewstep.report.flows import FlowTable
 
 _LOOKS = {
     "wide": Look(),
@@ -85,20 +89,80 @@ def file_figure(path: Path, caption: str, sampler: str = "") -> Figure:
     return Figure(caption, sources, width, height, alt=caption, sampler=sampler)
 
 
-def charts(experiment: str, tables: dict[str, pd.DataFrame]) -> list[Figure]:
+_PANELS = 6
+"""Models in a chart of trajectories: more would be too small to read."""
+
+
+def flow_figures(
+    table: FlowTable, page: Sequence[str], tables: dict[str, pd.DataFrame]
+) -> list[Figure]:
+    """The charts of flows that are compared with each other.
+
+    Args:
+        table: the flows.
+        page: all flows of the page: each has one colour in all charts.
+        tables: frames by table name, of any experiments.
+    """
+    models = [model.name for model in table.models]
+    own = {
+        name: frame[frame["experiment"].isin(models)] for name, frame in tables.items()
+    }
+    figures = []
+    rows = own["evaluations"]
+    rows = rows[(rows["protocol"] == table.protocol) & (rows["n"] == table.n)]
+    final = rows[(rows["status"] == "ok") & rows["train_step"].isna()]
+    if final["nfe"].notna().any():
+        figures.append(chart_figure("scores_nfe", _nfe(final, page)))
+    figures += _straightness_figures(own.get("straightness"), table.straight_by, page)
+    if "trajectories" in own:
+        shown = own["trajectories"]
+        shown = shown[shown["experiment"].isin(models[:_PANELS])]
+        if not shown.empty:
+            figures.append(chart_figure("trajectories", _paths(shown, page)))
+    return figures
+
+
+def _straightness_figures(
+    frame: pd.DataFrame | None, sampler: str, page: Sequence[str]
+) -> list[Figure]:
+    """Straightness along one solver's paths: by another it is another number.
+
+    The solver is `sampler` where that is there, else the finest that most models have.
+    """
+    if frame is None or frame.empty:
+        return []
+    found = frame.groupby("sampler", as_index=False).agg(
+        models=("experiment", "nunique"), points=("point", "nunique")
+    )
+    found["wanted"] = found["sampler"] == sampler
+    best = found.sort_values(["wanted", "models", "points", "sampler"]).iloc[-1]
+    same = frame[frame["sampler"] == best["sampler"]]
+    return [chart_figure("straightness", _straightness(same, page))]
+
+
+def charts(
+    experiment: str, tables: dict[str, pd.DataFrame], *, compared: bool = False
+) -> list[Figure]:
     """The charts of one experiment, of those tables that have rows of it.
 
     Args:
         experiment: its name.
         tables: frames by table name, of any experiments.
+        compared: whether `flow_figures` shows its scores, straightness and paths.
     """
     own = {
         name: frame[frame["experiment"] == experiment] for name, frame in tables.items()
     }
     own = {name: frame for name, frame in own.items() if not frame.empty}
     figures = []
+    if compared:
+        own = {name: own[name] for name in own if name not in _COMPARED}
     if "evaluations" in own:
         figures += _score_figures(own["evaluations"])
+    figures += _straightness_figures(own.get("straightness"), "", [experiment])
+    if "trajectories" in own:
+        paths = _paths(own["trajectories"], [experiment])
+        figures.append(chart_figure("trajectories", paths))
     if "timing" in own:
         for _, side in own["timing"].groupby(["device", "threads"]):
             figures.append(chart_figure("timing", _timing(side)))
@@ -112,6 +176,9 @@ def charts(experiment: str, tables: dict[str, pd.DataFrame]) -> list[Figure]:
             chart_figure("training", lambda look: training_chart(frame, look=look))
         )
     return figures
+
+
+_COMPARED = ("evaluations", "straightness", "trajectories")
 
 
 def _score_figures(frame: pd.DataFrame) -> list[Figure]:
@@ -153,6 +220,20 @@ def _tolerance(own: dict[str, pd.DataFrame]) -> float:
 
 def _scores(frame: pd.DataFrame) -> Callable[[Look], AnyChart]:
     return lambda look: score_time_chart(frame, look=look)
+
+
+def _nfe(frame: pd.DataFrame, page: Sequence[str]) -> Callable[[Look], AnyChart]:
+    return lambda look: score_nfe_chart(frame, names=page, look=look)
+
+
+def _straightness(
+    frame: pd.DataFrame, page: Sequence[str]
+) -> Callable[[Look], AnyChart]:
+    return lambda look: straightness_chart(frame, names=page, look=look)
+
+
+def _paths(frame: pd.DataFrame, page: Sequence[str]) -> Callable[[Look], AnyChart]:
+    return lambda look: trajectory_chart(frame, names=page, look=look)
 
 
 def _timing(frame: pd.DataFrame) -> Callable[[Look], AnyChart]:

@@ -27,6 +27,10 @@ class Headline:
     agrees: str
     strategy: str
     iterations: str
+    nfe: str
+    straightness: str
+    seq_straightness: str
+    train_step: str
     seconds: str
     batch: str
     speed: str
@@ -37,6 +41,7 @@ class Headline:
     reason: str
     failed: str
     source: str
+    unverified: str
 
     @property
     def speed_words(self) -> str:
@@ -82,17 +87,22 @@ def _headline(summary: Summary, others: Mapping[str, Summary]) -> Headline:
         samples=f"n = {summary['n']:,}, {seeds}",
         agrees=_agrees(summary, good, others),
         strategy=_only(good, "strategy"),
-        iterations=number(_median(good, "iterations")),
-        seconds=seconds_text(_median(good, "seconds_per_image")),
+        iterations=number(median(good, "iterations")),
+        nfe=nfe_text(median(good, "nfe")),
+        straightness=number(median(good, "straightness")),
+        seq_straightness=number(median(good, "seq_straightness")),
+        train_step=_only(rows, "train_step"),
+        seconds=seconds_text(median(good, "seconds_per_image")),
         batch=_only(good, "timing_batch"),
         speed=_speed(good),
         partner=_only(good, "baseline"),
         error=error_text(_largest(good, "error_to_exact")),
-        published=number(_median(rows, "published_value")),
+        published=number(median(rows, "published_value")),
         verdict=judged.verdict,
         reason=judged.reason,
         failed="; ".join(failed),
         source=_only(rows, "published_source"),
+        unverified=_unverified(rows),
     )
 
 
@@ -109,6 +119,11 @@ def number(value: float | None, like: float | None = None) -> str:
         return NONE
     scale = abs(value if like is None else like)
     return f"{value:.2f}" if scale >= 1 or value == 0 else f"{value:.3g}"
+
+
+def nfe_text(nfe: float | None) -> str:
+    """A number of evaluations: whole, or with one decimal where it is a mean."""
+    return NONE if nfe is None else f"{nfe:,.1f}".removesuffix(".0")
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -133,26 +148,35 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _known(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
+def known(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
+    """A column's values that are not null."""
     return [row[column] for row in rows if row[column] is not None]
 
 
-def _median(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
-    known = _known(rows, column)
-    return statistics.median(known) if known else None
+def median(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    """The median of a column's values that are not null; None without any."""
+    found = known(rows, column)
+    return statistics.median(found) if found else None
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
-    return max(_known(rows, column), default=None)
+    return max(known(rows, column), default=None)
 
 
 def _only(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     """A text column's value; several are joined, so that none is hidden."""
-    return " | ".join(dict.fromkeys(map(str, _known(rows, column)))) or NONE
+    return " | ".join(dict.fromkeys(map(str, known(rows, column)))) or NONE
+
+
+def _unverified(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The published table of a cell whose number nobody has read off; else empty."""
+    open_rows = [row for row in rows if row["published_value"] is None]
+    tables = _only(open_rows, "published_table")
+    return "" if tables == NONE else tables
 
 
 def _speed(rows: Sequence[Mapping[str, Any]]) -> str:
-    ratio = _median(rows, "speedup")
+    ratio = median(rows, "speedup")
     return NONE if ratio is None else f"{ratio:.2f}×"
 
 
@@ -193,7 +217,7 @@ def _judged(summary: Summary, rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return verdict(
         summary["mean"],
         summary["sd"],
-        _median(rows, "published_value"),
+        median(rows, "published_value"),
         summary["n"],
         rows[0]["published_n"],
         True,

@@ -40,7 +40,8 @@ class Inputs:
     Args:
         jsons: the evaluations, `results/{experiment}_{sampler}_fid.json`.
         tables: Parquet files by table name (blocks, strategies, convergence, training,
-            timing), one or several each; the evaluations come from `jsons`.
+            timing, straightness, trajectories), one or several each; the evaluations
+            come from `jsons`.
         pictures: pictures by experiment.
         missing: what could not be made, and why: {"afhq": "checkpoint is absent"}.
         title: the page's title.

@@ -14,20 +14,33 @@ from markupsafe import Markup, escape
 
 from fewstep.errors import UserError
 from fewstep.files import write_bytes
-from fewstep.report.figures import Figure, charts, file_figure
+from fewstep.report.figures import Figure, charts, file_figure, flow_figures
+from fewstep.report.flows import FlowTable, flow_models, flow_tables
 from fewstep.report.headline import (
     NONE,
-    Headline,
     error_text,
     headlines,
+    known,
     plus_minus,
     seconds_text,
 )
 from fewstep.report.inputs import Inputs, Summary, load_evaluation
-from fewstep.results import BLOCKS, CONVERGENCE, STRATEGIES, TIMING, TRAINING, read
+from fewstep.results import (
+    BLOCKS,
+    CONVERGENCE,
+    STRAIGHTNESS,
+    STRATEGIES,
+    TIMING,
+    TRAINING,
+    TRAJECTORIES,
+    read,
+)
 from fewstep.results.summary import sampler_order, spread
 
-_CHARTED = (TIMING, BLOCKS, CONVERGENCE, TRAINING, STRATEGIES)
+_CHARTED = (
+    *(TIMING, BLOCKS, CONVERGENCE, TRAINING, STRATEGIES),
+    *(STRAIGHTNESS, TRAJECTORIES),
+)
 _ORIGIN = {
     "protocol": "protocol",
     "labels": "labels",
@@ -57,7 +70,7 @@ class Section:
     """One experiment's part of the page."""
 
     name: str
-    lines: list[Headline]
+    flow: bool
     charts: list[Figure]
     grids: list[Figure]
     traces: list[Figure]
@@ -66,6 +79,14 @@ class Section:
     scores: list[dict[str, str]]
     origin: dict[str, list[str]]
     assumed: list[str]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Flows that may be compared: their table and the charts of all of them."""
+
+    table: FlowTable
+    charts: list[Figure]
 
 
 def render_page(inputs: Inputs, out: str | Path) -> None:
@@ -90,13 +111,20 @@ def render_page(inputs: Inputs, out: str | Path) -> None:
         + list(inputs.pictures)
         + _experiments(tables)
     )
+    flows = flow_models(summaries)
+    compared = _compared(
+        flow_tables(summaries, tables.get("straightness")), flows, tables
+    )
     sections = [
-        _section(name, summaries, lines, tables, inputs, missing) for name in names
+        _section(name, summaries, tables, inputs, missing, flow=name in flows)
+        for name in names
     ]
     page = _template(inputs.templates).render(
         title=inputs.title,
         command=inputs.command,
-        lines=lines,
+        lines=[line for line in lines if line.experiment not in flows],
+        flow_lines=[line for line in lines if line.experiment in flows],
+        compared=compared,
         sections=sections,
         missing=missing,
         made=max((row["created_utc"] for row in rows), default=""),
@@ -104,6 +132,12 @@ def render_page(inputs: Inputs, out: str | Path) -> None:
         dash=NONE,
     )
     write_bytes(out, page.encode())
+
+
+def _compared(
+    found: Sequence[FlowTable], flows: Sequence[str], tables: dict[str, pd.DataFrame]
+) -> list[Compared]:
+    return [Compared(table, flow_figures(table, flows, tables)) for table in found]
 
 
 def caption(name: str, templates: Path) -> Markup:
@@ -173,10 +207,11 @@ def _experiments(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 def _section(
     name: str,
     summaries: Sequence[Summary],
-    lines: Sequence[Headline],
     tables: dict[str, pd.DataFrame],
     inputs: Inputs,
     missing: dict[str, str],
+    *,
+    flow: bool,
 ) -> Section:
     own = [summary for summary in summaries if summary["experiment"] == name]
     pictures: dict[str, list[Figure]] = {"grid": [], "trace": []}
@@ -189,8 +224,8 @@ def _section(
     plans, tried = _plans(name, tables.get("strategies"))
     return Section(
         name=name,
-        lines=[line for line in lines if line.experiment == name],
-        charts=charts(name, tables),
+        flow=flow,
+        charts=charts(name, tables, compared=flow),
         grids=pictures["grid"],
         traces=pictures["trace"],
         plans=plans,
@@ -251,23 +286,19 @@ def _scores(summaries: Sequence[Summary]) -> list[dict[str, str]]:
         rows = [row for row in by_name[name]["rows"] if row["status"] == "ok"]
         cells = {"sampler": name}
         for column in _MORE:
-            cells[column] = plus_minus(*spread(_known(rows, column)))
+            cells[column] = plus_minus(*spread(known(rows, column)))
         for column in _COUNTS:
-            known = _known(rows, column)
-            cells[column] = str(sum(known)) if known else NONE
-        memory = max(_known(rows, "peak_memory_mb"), default=None)
+            counts = known(rows, column)
+            cells[column] = str(sum(counts)) if counts else NONE
+        memory = max(known(rows, "peak_memory_mb"), default=None)
         cells["memory"] = NONE if memory is None else f"{memory:,.0f} MB"
-        end = spread(_known(rows, "seconds_end_to_end_per_image"))[0]
+        end = spread(known(rows, "seconds_end_to_end_per_image"))[0]
         cells["end_to_end"] = seconds_text(end)
-        steps = spread(_known(rows, "steps"))[0]
+        steps = spread(known(rows, "steps"))[0]
         cells["steps"] = NONE if steps is None else f"{steps:,.5g}"
-        cells["notes"] = "; ".join(dict.fromkeys(_known(rows, "notes")))
+        cells["notes"] = "; ".join(dict.fromkeys(known(rows, "notes")))
         table.append(cells)
     return table
-
-
-def _known(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
-    return [row[column] for row in rows if row[column] is not None]
 
 
 def _origin(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -277,7 +308,7 @@ def _origin(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         title: sorted(
             {
                 words[value] if isinstance(value, bool) else str(value)
-                for value in _known(rows, column)
+                for value in known(rows, column)
             }
         )
         for column, title in _ORIGIN.items()

@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fewstep.report.flows import Cell, FlowTable, Model, flow_models, flow_tables
 from fewstep.report.headline import NONE, Headline, headlines
 from fewstep.report.inputs import load_evaluation
 
 _STYLES: dict[str, str] = {"matches": "green", "better": "green", "worse": "red"}
+_MOST_SAMPLERS = 6
+"""More samplers than these do not fit beside each other into 80 columns."""
 
 
-def terminal_table(jsons: Iterable[str | Path]) -> Table:
+def terminal_table(jsons: Iterable[str | Path]) -> RenderableType:
     """One line a sampler: score, time, speed-up, error, strategy and verdict.
 
-    Columns in which nothing is known are left out.
+    Flows that may be compared stand in a table of their own, models by samplers, where
+    that fits. Columns in which nothing is known are left out.
 
     Raises:
         UserError: for an evaluation that is missing or broken.
     """
-    lines = headlines([load_evaluation(path) for path in jsons])
-    names = " and ".join(dict.fromkeys(line.metric for line in lines))
-    partners = {line.partner for line in lines if line.partner != NONE}
-    batches = {line.batch for line in lines if line.batch != NONE}
-    one = len(partners) == 1
-    table = Table(
-        title=f"score: {names}, lower is better",
-        caption=_caption(lines, partners if one else set(), batches),
+    summaries = [load_evaluation(path) for path in jsons]
+    lines = headlines(summaries)
+    found = [t for t in flow_tables(summaries) if len(t.samplers) <= _MOST_SAMPLERS]
+    apart = {
+        (model.name, sampler)
+        for table in found
+        for model in table.models
+        for sampler in table.samplers
+    }
+    rest = [line for line in lines if (line.experiment, line.sampler) not in apart]
+    flows = set(flow_models(summaries))
+    kinds = (
+        [line for line in rest if line.experiment not in flows],
+        [line for line in rest if line.experiment in flows],
+    )
+    tables = [_lines(kind) for kind in kinds if kind]
+    failed = [line for line in lines if line not in rest and line.failed]
+    tables += [_flows(table, failed) for table in found]
+    if len(tables) < 2:
+        return tables[0] if tables else _lines([])
+    return Group(*(part for table in tables for part in (table, Text())))
+
+
+def _new_table(title: str, caption: str) -> Table:
+    return Table(
+        title=title,
+        caption=caption,
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",
@@ -38,9 +63,22 @@ def terminal_table(jsons: Iterable[str | Path]) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
+
+
+def _lines(lines: list[Headline]) -> Table:
+    """One line a sampler."""
+    names = " and ".join(dict.fromkeys(line.metric for line in lines))
+    partners = {line.partner for line in lines if line.partner != NONE}
+    batches = {line.batch for line in lines if line.batch != NONE}
+    one = len(partners) == 1
+    table = _new_table(
+        f"score: {names}, lower is better",
+        _caption(lines, partners if one else set(), batches),
+    )
     columns = {
         "experiment": [line.experiment for line in lines],
         "sampler": [line.sampler for line in lines],
+        "NFE": [line.nfe for line in lines],
         "score": [line.score for line in lines],
         "batch": [line.batch if len(batches) > 1 else NONE for line in lines],
         "time": [line.seconds for line in lines],
@@ -51,30 +89,86 @@ def terminal_table(jsons: Iterable[str | Path]) -> Table:
     }
     shown = {name: cells for name, cells in columns.items() if set(cells) != {NONE}}
     for name in shown:
-        whole = name in ("sampler", "score", "batch", "time", "error")
+        whole = name in (
+            "experiment",
+            "sampler",
+            "NFE",
+            "score",
+            "batch",
+            "time",
+            "error",
+        )
         table.add_column(name, overflow="fold", no_wrap=whole)
     for cells in zip(*shown.values(), strict=True):
         table.add_row(*(Text(cell, style=_style(cell)) for cell in cells))
     return table
 
 
+def _flows(flow: FlowTable, failed: list[Headline]) -> Table:
+    """Models by sampler; the best of each sampler is bold."""
+    said = ["NFE: network evaluations of one image"]
+    if flow.straight_by:
+        said.append(
+            f"bend: deviation from straight within segments, by {flow.straight_by}"
+        )
+    own = {model.name for model in flow.models}
+    said += [_failure(line) for line in failed if line.experiment in own]
+    table = _new_table(
+        f"score: {flow.metric}, {flow.samples}, lower is better", "\n".join(said)
+    )
+    table.add_column("model", overflow="fold")
+    for name, nfe in zip(flow.samplers, flow.nfe, strict=True):
+        table.add_column(f"{name}\nNFE {nfe}" if nfe else f"{name}\n", justify="right")
+    if flow.straight_by:
+        table.add_column("bend\n", justify="right")
+    for model in flow.models:
+        cells = [_cell(cell) for cell in model.cells]
+        table.add_row(model.name, *cells, *([_bend(model)] if flow.straight_by else []))
+    return table
+
+
+def _bend(model: Model) -> str:
+    """Measured along other paths it is not comparable, so it is left out."""
+    return NONE if model.straight_by else model.seq_straightness
+
+
+def _cell(cell: Cell) -> Text:
+    if cell.failed:
+        return Text("failed", style="red")
+    words = _short(cell.mean, cell.sd) + (f"\nNFE {cell.nfe}" if cell.nfe else "")
+    return Text(words, style="bold" if cell.best else "")
+
+
+def _short(mean: float | None, sd: float | None) -> str:
+    """Three digits of a mean, and its deviation to the same place."""
+    if mean is None:
+        return NONE
+    digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 2
+    spread = "" if sd is None else f"±{sd:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"
+
+
 def _published(line: Headline) -> str:
-    return NONE if line.published == NONE else f"{line.published}: {line.verdict}"
+    if line.published == NONE:
+        return f"{line.unverified}: not verified" if line.unverified else NONE
+    return f"{line.published}: {line.verdict}"
 
 
 def _style(cell: str) -> str:
     return _STYLES.get(cell.rpartition(": ")[2], "")
 
 
+def _failure(line: Headline) -> str:
+    return f"{line.experiment}_{line.sampler} failed: {line.failed}"
+
+
 def _caption(lines: list[Headline], partners: set[str], batches: set[str]) -> str:
     """What the columns leave unsaid: the baseline, its batch, and what failed."""
     said = ["time: sampling one image"]
+    if any(line.nfe != NONE for line in lines):
+        said.append("NFE: network evaluations of it")
     where = f"batch {next(iter(batches))}" if len(batches) == 1 else "the same batch"
     said += [f"speed: over “{name}” at {where}" for name in partners]
     said = ["; ".join(said)]
-    said += [
-        f"{line.experiment}_{line.sampler} failed: {line.failed}"
-        for line in lines
-        if line.failed
-    ]
+    said += [_failure(line) for line in lines if line.failed]
     return "\n".join(said)

@@ -7,6 +7,12 @@ comparison with a published value.
 
 from fewstep.results.columns import Column, Table
 from fewstep.results.evaluations import EVALUATIONS, is_inception
+from fewstep.results.flows import (
+    STRAIGHTNESS,
+    TRAJECTORIES,
+    straightness_rows,
+    trajectory_rows,
+)
 from fewstep.results.store import (
     Change,
     arrow_schema,
@@ -30,10 +36,12 @@ __all__ = [
     "BLOCKS",
     "CONVERGENCE",
     "EVALUATIONS",
+    "STRAIGHTNESS",
     "STRATEGIES",
     "TABLES",
     "TIMING",
     "TRAINING",
+    "TRAJECTORIES",
     "VERDICTS",
     "Change",
     "Column",
@@ -46,7 +54,9 @@ __all__ = [
     "read_rows",
     "sampler_order",
     "spread",
+    "straightness_rows",
     "summarize",
+    "trajectory_rows",
     "upsert",
     "verdict",
     "write_rows",

@@ -41,7 +41,7 @@ FILES: tuple[tuple[str, str], ...] = (
         "this model's tables `blocks` and `convergence` (real images), a chart",
     ),
     (
-        "results/{experiment}/{sampler}/strategy.json",
+        "results/{experiment}/{sampler}/plan.json",
         "the plan that the sampler reads, with the paper's notation",
     ),
     (
@@ -67,6 +67,14 @@ FILES: tuple[tuple[str, str], ...] = (
     (
         "results/{experiment}/{sampler}/grid.png, trace.png",
         "samples side by side; the way from noise to image, block by block",
+    ),
+    (
+        "results/{experiment}/straightness.parquet, trajectories.parquet",
+        "this model's part of those tables, for samplers that integrate an ODE",
+    ),
+    (
+        "results/{experiment}/trajectories.png, solvers.png",
+        "single pixels against time; images of every solver from the same noise",
     ),
     (
         "results/{experiment}/export/{name}.safetensors, {name}.json",

@@ -67,6 +67,11 @@ _WORK = (
     number("steps", "sequential network calls for one batch, mean over batches"),
     number("iterations", "token evaluations per token and block, mean; For: 1"),
     number("nfe", "network evaluations per image, for samplers that integrate an ODE"),
+    text("solver", "ODE solver: euler, heun, heun_released or rk45"),
+    integer("segments", "segments of the flow, k; 1: not segmented", minimum=1),
+    number("straightness", "of the paths as a whole; 0: straight (table straightness)"),
+    number("seq_straightness", "the same within segments"),
+    integer("train_step", "training step of the checkpoint; null: the final one"),
     integer("nan_events", "images in which a NaN or an infinity turned up"),
     integer("redrawn", "images drawn again with a new attempt number"),
     number("clipped", "share of values outside [-1, 1] before they became bytes"),
@@ -112,6 +117,11 @@ _ORIGIN = (
 _PUBLISHED = (
     number("published_value", "what was published for this cell"),
     text("published_source", "where: paper or page, with the table"),
+    text(
+        "published_table",
+        "the published table that has this cell; published_value is null where its "
+        "number could not be verified",
+    ),
     integer("published_n", "number of images behind the published value", minimum=1),
     number("difference", "our value minus the published one", minimum=None),
     text("verdict", "comparison with the published value", *VERDICTS),
@@ -178,5 +188,6 @@ EVALUATIONS = Table(
     + _PUBLISHED
     + _OUTCOME,
     key=("experiment", "sampler", "seed"),
+    version=2,
     rule=_check_evaluation,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,9 +27,18 @@ _FIRST = ("for", "gsj", "auto")
 
 
 def sampler_order(names: Iterable[str]) -> list[str]:
-    """Samplers in the order of every chart and table: for, gsj, auto, then others."""
+    """Samplers in the order of every chart and table: for, gsj, auto, then others.
+
+    Numbers in a name count as numbers: euler-8 comes before euler-16.
+    """
     known = {name: index for index, name in enumerate(_FIRST)}
-    return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
+
+    def place(name: str) -> tuple[int, list[tuple[str, int]], str]:
+        parts = re.findall(r"(\D*)(\d*)", name)
+        numbered = [(words, int(digits or 0)) for words, digits in parts]
+        return known.get(name, len(known)), numbered, name
+
+    return sorted(set(names), key=place)
 
 
 def spread(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -1,23 +1,19 @@
-"""The other tables: blocks, strategies, convergence, training and timing."""
+"""The tables of TarFlow, of training and of timing; and every table by name."""
 
 from __future__ import annotations
 
-from fewstep.results.columns import Row, Table, flag, integer, number, text, time
+from fewstep.results.columns import Row, Table, flag, integer, number, text
+from fewstep.results.common import EXPERIMENT, ORIGIN, SAMPLER
 from fewstep.results.evaluations import EVALUATIONS
+from fewstep.results.flows import STRAIGHTNESS, TRAJECTORIES
 
 MODES = ("for", "jacobi", "gs-jacobi", "window", "mixed")
 
-_EXPERIMENT = text("experiment", "name of the experiment", required=True)
 _BLOCK = integer(
     "block", "number of the flow's block, 0 the nearest to the image", required=True
 )
 _SEGMENTS = integer(
     "segments", "equal segments of the sequence; 1: not segmented", required=True
-)
-_ORIGIN = (
-    text("checkpoint_sha256", "hash of the model's weights"),
-    text("code_digest", "digest of the library code behind the row"),
-    time("created_utc", "when the row was made, UTC", required=True),
 )
 _MACHINE = (
     text("device", "cpu or cuda", required=True),
@@ -30,7 +26,7 @@ BLOCKS = Table(
     description="How hard each block is to invert in parallel: IGM (which initial "
     "guess) and CRM (how far Jacobi contracts), GS-Jacobi paper.",
     columns=(
-        _EXPERIMENT,
+        EXPERIMENT,
         _BLOCK,
         integer(
             "position", "place in the published lists: last block first", required=True
@@ -58,7 +54,7 @@ BLOCKS = Table(
         integer("profile_iterations", "Jacobi iterations to the tolerance, measured"),
         number("profile_tolerance", "that tolerance, largest absolute error"),
         flag("tough", "whether the block is to be segmented"),
-        *_ORIGIN,
+        *ORIGIN,
     ),
     key=("experiment", "block", "variant", "norm"),
 )
@@ -67,7 +63,7 @@ STRATEGIES = Table(
     name="strategies",
     description="Every plan that the strategy search measured, chosen or not.",
     columns=(
-        _EXPERIMENT,
+        EXPERIMENT,
         text("sampler", "sampler that the search is for", required=True),
         integer(
             "block",
@@ -92,7 +88,7 @@ STRATEGIES = Table(
         text("reason", "why it was chosen or not", required=True),
         text("strategy", "the plan in the paper's notation (block -1)"),
         *_MACHINE,
-        *_ORIGIN,
+        *ORIGIN,
     ),
     key=(
         "experiment",
@@ -111,7 +107,7 @@ CONVERGENCE = Table(
     name="convergence",
     description="Error of a block's Jacobi iterates against its exact inverse.",
     columns=(
-        _EXPERIMENT,
+        EXPERIMENT,
         _BLOCK,
         text(
             "source",
@@ -135,16 +131,25 @@ CONVERGENCE = Table(
             "error_median", "median over images of their largest error", finite=False
         ),
         integer("n", "images behind the row", required=True, minimum=1),
-        *_ORIGIN,
+        *ORIGIN,
     ),
     key=("experiment", "source", "start", "segments", "block", "iteration"),
 )
+
+
+def _check_training(row: Row) -> None:
+    """A score on the way says which score it is and of how many images."""
+    if len({row[name] is None for name in ("score", "score_metric", "score_n")}) > 1:
+        raise ValueError(
+            "columns 'score', 'score_metric' and 'score_n' are given together or not"
+        )
+
 
 TRAINING = Table(
     name="training",
     description="Training curves.",
     columns=(
-        _EXPERIMENT,
+        EXPERIMENT,
         integer("step", "optimizer steps done", required=True),
         number(
             "loss",
@@ -159,8 +164,23 @@ TRAINING = Table(
         number("lr", "learning rate", required=True),
         number("seconds", "training time so far, over all resumes, s", required=True),
         integer("images", "images seen so far"),
+        number(
+            "score",
+            "score of a snapshot on the way, from few images: no evaluation, and "
+            "compared only with the same score_n",
+            minimum=-1,
+        ),
+        text(
+            "score_metric",
+            "proper name of that score: fid with Inception features, else frechet",
+            "fid",
+            "frechet",
+        ),
+        integer("score_n", "images behind that score: fid@n", minimum=1),
     ),
     key=("experiment", "step"),
+    version=2,
+    rule=_check_training,
 )
 
 
@@ -175,8 +195,8 @@ TIMING = Table(
     description="Sampling alone, timed side by side after warm-up: same job, device "
     "and noise for every sampler of an experiment.",
     columns=(
-        _EXPERIMENT,
-        text("sampler", "name of the sampler", required=True),
+        EXPERIMENT,
+        SAMPLER,
         integer("batch", "images per batch", required=True, minimum=1),
         number("seconds", "one batch: median over repeats, s", required=True),
         number("seconds_iqr", "their interquartile range, s", required=True),
@@ -192,7 +212,7 @@ TIMING = Table(
         text("strategy", "sampling plan in the paper's notation"),
         *_MACHINE,
         text("torch", "torch version", required=True),
-        *_ORIGIN,
+        *ORIGIN,
     ),
     key=("experiment", "sampler", "batch", "device", "threads"),
     rule=_check_timing,
@@ -200,6 +220,15 @@ TIMING = Table(
 
 TABLES: dict[str, Table] = {
     table.name: table
-    for table in (EVALUATIONS, BLOCKS, STRATEGIES, CONVERGENCE, TRAINING, TIMING)
+    for table in (
+        EVALUATIONS,
+        BLOCKS,
+        STRATEGIES,
+        CONVERGENCE,
+        STRAIGHTNESS,
+        TRAJECTORIES,
+        TRAINING,
+        TIMING,
+    )
 }
 """Every table by name."""

@@ -11,17 +11,17 @@ from fewstep._lazy import lazy
 
 if TYPE_CHECKING:
     from fewstep.seqrf.adaptive import adaptive_edges
-    from fewstep.seqrf.integrate import Integration, integrate
+    from fewstep.seqrf.integration import Integration, integrate
     from fewstep.seqrf.model import NCSNpp
     from fewstep.seqrf.reflow import reflow_pairs
     from fewstep.seqrf.segments import Segments
 
 _HOMES = {
-    "Integration": "integrate",
+    "Integration": "integration",
     "NCSNpp": "model",
     "Segments": "segments",
     "adaptive_edges": "adaptive",
-    "integrate": "integrate",
+    "integrate": "integration",
     "reflow_pairs": "reflow",
 }
 

@@ -119,7 +119,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         if short.get(key, choices[0]) not in choices:
             _refuse(key, short[key], " or ".join(choices))
     known = {field.name for field in fields(Architecture)}
-    own = {
+    own: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in short.items()
         if key in known

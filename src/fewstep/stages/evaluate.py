@@ -24,7 +24,7 @@ def run(
     The rows go into the table first: when the JSON is there, they are too.
 
     Args:
-        spec: resolved `name`, `system`, `sampler`, `sampling`, `mode`, `tol`,
+        spec: resolved `name`, `system`, `sampler`, `settings` (columns of the row),
             `timing_batch`, `published`, `protocol_note`, `code`.
         scores, timing, plan: the cell's JSON files.
         samples: `samples.json` of each seed.
@@ -43,7 +43,8 @@ def run(
             **_work(manifest),
             **_speed(clock, spec["timing_batch"]),
             **manifest["extra"]["provenance"],
-            **_settings(spec),
+            **spec["settings"],
+            "mode": manifest["extra"].get("mode"),
             "strategy": planned["notation"],
             "code_digest": spec.get("code"),
             "checkpoint_sha256": manifest["extra"]["checkpoint_sha256"],
@@ -82,18 +83,6 @@ def _notes(score: dict[str, Any], plan: dict[str, Any]) -> str | None:
     return "; ".join(notes) or None
 
 
-def _settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """Every knob of the sampler that the images depend on."""
-    sampling = spec["sampling"]
-    names = ("guidance", "temperature", "self_denoise")
-    return {
-        "mode": spec["mode"],
-        "tol": spec["tol"],
-        "dtype": sampling["precision"],
-        **{name: sampling[name] for name in names},
-    }
-
-
 def _work(manifest: dict[str, Any]) -> dict[str, Any]:
     """Counts over all shards."""
     shards = manifest["shards"]
@@ -105,12 +94,21 @@ def _work(manifest: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "steps": mean("steps"),
-        "iterations": mean("iterations"),
+        "iterations": mean("iterations") or None,
+        **_means(shards, total),
         "nan_events": sum(shard["nan_events"] for shard in shards),
         "redrawn": sum(shard["redrawn"] for shard in shards),
         "batch": min(shard["batch"] for shard in shards),
         "clipped": mean("clipped"),
         "peak_memory_mb": max(shard["peak_memory_mb"] for shard in shards),
+    }
+
+
+def _means(shards: list[dict[str, Any]], total: int) -> dict[str, float]:
+    """The sampler's further numbers over all shards."""
+    return {
+        name: sum(s["means"][name] * s["count"] for s in shards) / total
+        for name in shards[0]["means"]
     }
 
 
@@ -148,8 +146,10 @@ def _judged(
     )
     extra: dict[str, Any] = {"verdict": found.verdict, "verdict_reason": found.reason}
     if published:
-        extra["published_value"] = published["value"]
         extra["published_n"] = published["n"]
+        extra["published_table"] = published["table"]
         extra["published_source"] = f"{published['source']}, {published['table']}"
-        extra["difference"] = row[row["metric"]] - published["value"]
+        if published["value"] is not None:
+            extra["published_value"] = published["value"]
+            extra["difference"] = row[row["metric"]] - published["value"]
     return {**row, **extra}

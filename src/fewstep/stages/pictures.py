@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.images import filmstrip, grid, save_png, to_uint8
-from fewstep.results import BLOCKS, CONVERGENCE, TRAINING
+from fewstep.results import BLOCKS, CONVERGENCE, TRAINING, TRAJECTORIES
 from fewstep.results.store import read as read_table
 from fewstep.sampling import labels_for, read_images
 from fewstep.tarflow.sampler import load_sampler
@@ -40,7 +40,7 @@ def trace(spec: dict[str, Any], checkpoint: Path, plan: Path, out: Path) -> None
     Args:
         spec: resolved `name`, `sampler`, `model`, `noise`, `sampling`, `trace`.
         checkpoint: `model.safetensors`.
-        plan: `strategy.json`.
+        plan: `plan.json`.
         out: the picture.
     """
     sampler = load_sampler(spec, checkpoint, plan)
@@ -90,12 +90,14 @@ def charts(
     blocks: Path | None = None,
     convergence: Path | None = None,
     training: Path | None = None,
+    trajectories: Path | None = None,
 ) -> None:
     """Charts of a model's tables as PNG.
 
     Args:
-        outputs: path of each chart that is wanted: "rank", "convergence", "training".
-        blocks, convergence, training: Parquet files of the tables.
+        outputs: path of each chart that is wanted: "rank", "convergence", "training",
+            "trajectories".
+        blocks, convergence, training, trajectories: Parquet files of the tables.
     """
     # Altair is an extra: only this stage and the report need it.
     from fewstep import plots
@@ -106,6 +108,9 @@ def charts(
             read_table(_need(convergence), CONVERGENCE), tolerance=_tolerance(blocks)
         ),
         "training": lambda: plots.training_chart(read_table(_need(training), TRAINING)),
+        "trajectories": lambda: plots.trajectory_chart(
+            read_table(_need(trajectories), TRAJECTORIES)
+        ),
     }
     for name, path in outputs.items():
         plots.save_png(made[name](), path)

@@ -17,10 +17,10 @@ def run(
     """Draw samples 0..n-1 of one seed.
 
     Args:
-        spec: resolved `name`, `sampler`, `system`, `model`, `noise`, `sampling`, `n`,
-            `rounding`, `mode`, `tol`, `code`.
+        spec: resolved `name`, `sampler`, `system`, `sampling`, `num_classes`, `labels`,
+            `n`, `rounding`, `code`, and what loads the sampler.
         checkpoint: `model.safetensors`.
-        plan: `strategy.json`.
+        plan: `plan.json`.
         seed: of the run.
         out: `samples.json`; the shards lie in a folder beside it.
     """
@@ -31,8 +31,8 @@ def run(
         stop=spec["n"],
         batch=sampling["batch"],
         shard=sampling["shard_size"],
-        num_classes=spec["model"]["num_classes"],
-        labels=sampling["labels"],
+        num_classes=spec["num_classes"],
+        labels=spec["labels"],
         rounding=spec["rounding"],
         nan_policy=sampling["nan_policy"],
         max_redraws=sampling["max_redraws"],
@@ -57,6 +57,7 @@ def run(
             "experiment": spec["name"],
             "sampler": spec["sampler"],
             "notation": strategy["notation"],
+            "mode": getattr(sampler, "mode", None),
             "checkpoint_sha256": checkpoint_sha256,
             "provenance": row_fields(sampler.device),
         },

@@ -49,17 +49,22 @@ def run(
         device=pick_device(),
     )
     real = load_reference(reference, extractor.dim)
-    options = ScoreOptions(
+    options = score_options(wanted)
+    found = [score_samples(spec, path, real, extractor, options) for path in samples]
+    files.write_json(out, {"seeds": found})
+
+
+def score_options(wanted: dict[str, Any]) -> ScoreOptions:
+    """Which scores a resolved `EvaluationSpec` asks for."""
+    return ScoreOptions(
         kid_subset_size=wanted["kid_subset_size"] if wanted["kid"] else None,
         kid_subsets=wanted["kid_subsets"],
         neighbours=3 if wanted["precision_recall"] else None,
         isc_splits=wanted["isc_splits"],
     )
-    found = [_score_seed(spec, path, real, extractor, options) for path in samples]
-    files.write_json(out, {"seeds": found})
 
 
-def _score_seed(
+def score_samples(
     spec: dict[str, Any],
     path: Path,
     real: Reference,

@@ -33,7 +33,7 @@ def run(
         spec: resolved `name`, `sampler`, `model`, `noise`, `sampling`, `search`.
         checkpoint: `model.safetensors`.
         rank: `rank.json`.
-        out: `strategy.json`.
+        out: `plan.json`.
         strategies: Parquet, table strategies.
         profile: Parquet, table convergence (source "sampling").
     """

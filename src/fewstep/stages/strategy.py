@@ -10,7 +10,7 @@ from fewstep.tarflow.strategy import BlockPlan, Strategy
 
 
 def write(spec: dict[str, Any], rank: Path | None, out: Path) -> None:
-    """Write `strategy.json` for For, a notation, lists, or a rule on the CRM.
+    """Write `plan.json` for For, a notation, lists, or a rule on the CRM.
 
     Args:
         spec: `strategy`, `guess` of the sampler, `num_blocks`, `tokens` of the model.

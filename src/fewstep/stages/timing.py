@@ -42,8 +42,9 @@ def run(
     """Time a sampler and its baseline in turn, on the same noise.
 
     Args:
-        spec: resolved `name`, `sampler`, `system`, `model`, `noise`, `sampling`,
-            `timing`, `mode`, `tol`, `code`; `baseline`: the same of the baseline.
+        spec: resolved `name`, `sampler`, `system`, `sampling`, `num_classes`, `labels`,
+            `timing`, `code` and what loads the sampler; `baseline`: the same of the
+            baseline, called `baseline_name`.
         checkpoint, plan: of the sampler.
         baseline_checkpoint, baseline_plan: of the baseline.
         out: `timing.json`.
@@ -107,20 +108,18 @@ def _measure(
 ) -> dict[str, Any]:
     """One batch size: medians of the sampler, of the baseline, and of a whole draw."""
     indices = list(range(batch))
-    labels = labels_for(
-        spec["sampling"]["labels"], spec["model"]["num_classes"], indices, 0
-    )
+    labels = labels_for(spec["labels"], spec["num_classes"], indices, 0)
     inputs = sampler.inputs(0, indices, labels, purpose="timing")
     rival_inputs = rival.inputs(0, indices, labels, purpose="timing")
     theirs = rival.draw(rival_inputs)
     reset_peak_memory(sampler.device)
     mine = sampler.draw(inputs)
     peak = peak_memory_mb(sampler.device)
-    name = spec["baseline"]["sampler"]
+    name = spec["baseline_name"]
     calls = {
         "sampler": lambda: sampler.draw(inputs),
     }
-    if spec["sampler"] != name:
+    if not _is_baseline(spec):
         calls["baseline"] = lambda: rival.draw(rival_inputs)
     timings = alternate(
         calls,
@@ -146,10 +145,16 @@ def _measure(
         "baseline": name if partner else None,
         "ratio": partner.median / seconds if partner else None,
         "steps": mine.steps,
-        "iterations": mine.iterations,
+        "iterations": mine.iterations or None,
+        "nfe": mine.means.get("nfe"),
         "error_to_exact": _distance(mine, theirs) if spec["exact_baseline"] else None,
         "peak_memory_mb": peak,
     }
+
+
+def _is_baseline(spec: dict[str, Any]) -> bool:
+    own, other = spec, spec["baseline"]
+    return all(own[key] == other[key] for key in ("name", "sampler"))
 
 
 def _distance(mine: Draw, theirs: Draw) -> float | None:

@@ -166,7 +166,7 @@ def load_sampler(
     Args:
         spec: resolved `model`, `noise`, `sampling`, and `mode`, `tol` of the sampler.
         checkpoint: `model.safetensors`.
-        plan: `strategy.json`; None = For.
+        plan: `plan.json`; None = For.
     """
     sampling = spec["sampling"]
     model = load_model(spec["model"], checkpoint, pick_device())

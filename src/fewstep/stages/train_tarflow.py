@@ -1,4 +1,4 @@
-"""Stage: train a model, or prepare a published checkpoint of it."""
+"""Stage: train a TarFlow."""
 
 from __future__ import annotations
 
@@ -11,35 +11,10 @@ from fewstep import checkpoints, files
 from fewstep.data import Dataset, open_dataset
 from fewstep.device import pick_device
 from fewstep.errors import UserError
-from fewstep.provenance import row_fields
-from fewstep.results import TRAINING
-from fewstep.results.store import write_rows
+from fewstep.stages.training import COSMETIC, manifest_of, train_options, write_curve
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.training import NoiseOptions, TarFlowObjective
-from fewstep.training import TrainOptions, TrainState, leave_group, train
-
-
-def train_options(spec: dict[str, Any], per_epoch: int) -> TrainOptions:
-    """The recipe in steps; `spec` is a resolved `TrainSpec`.
-
-    Args:
-        spec: epochs are turned into steps with
-        per_epoch: steps an epoch.
-    """
-    warmup = spec["warmup_steps"]
-    if warmup is None:
-        warmup = round((spec["warmup_epochs"] or 0) * per_epoch)
-    names = ("batch", "lr", "start_lr", "min_lr", "weight_decay", "ema", "precision")
-    return TrainOptions(
-        steps=spec["steps"] or spec["epochs"] * per_epoch,
-        warmup_steps=warmup,
-        betas=(spec["betas"][0], spec["betas"][1]),
-        grad_clip=spec["clip"],
-        seed=spec["seed"],
-        save_every=spec["save_every"],
-        log_every=spec["log_every"],
-        **{name: spec[name] for name in names},
-    )
+from fewstep.training import TrainState, leave_group, train
 
 
 def train_tarflow(
@@ -84,14 +59,14 @@ def train_tarflow(
     )
     if not leave_group():
         return
-    _write_curve(spec["name"], state, curve)
+    write_curve(spec["name"], state, curve)
     kept = {name: t for name, t in tensors.items() if not name.endswith("attn_mask")}
     checkpoints.write_state_dict(out, kept, _manifest(spec, data, state))
 
 
 def run_key(spec: dict[str, Any], data: Dataset) -> str:
     """Identity of a training run: what decides its weights."""
-    recipe = {k: v for k, v in spec["train"].items() if k not in _COSMETIC}
+    recipe = {k: v for k, v in spec["train"].items() if k not in COSMETIC}
     decisive = {
         "model": spec["model"],
         "noise": spec["noise"],
@@ -103,36 +78,10 @@ def run_key(spec: dict[str, Any], data: Dataset) -> str:
     return files.sha256_json(decisive)
 
 
-_COSMETIC = ("save_every", "log_every", "gpus")
-
-
 def _manifest(spec: dict[str, Any], data: Dataset, state: TrainState) -> dict[str, Any]:
     return {
-        "experiment": spec["name"],
-        "model": spec["model"],
+        **manifest_of(spec, state),
         "noise": spec["noise"],
-        "train": spec["train"],
         "dataset": data.name,
         "dataset_sha256": data.sha256,
-        "steps": state.step,
-        "seconds": round(state.seconds, 1),
-        "last": state.curve[-1] if state.curve else {},
-        "code_digest": spec.get("code", ""),
-        "provenance": row_fields(pick_device()),
     }
-
-
-def _write_curve(experiment: str, state: TrainState, path: Path) -> None:
-    """The rows of the training table."""
-    rows = [
-        TRAINING.new_row(
-            experiment=experiment,
-            step=int(point["step"]),
-            loss=point["loss"],
-            validation_loss=point.get("validation_loss"),
-            lr=point["lr"],
-            seconds=point["seconds"],
-        )
-        for point in state.curve
-    ]
-    write_rows(path, TRAINING, rows)

@@ -1,0 +1,40 @@
+# What every system's trained models share.
+
+
+rule export_model:
+    input:
+        "results/{experiment}/model.safetensors",
+    output:
+        model="results/{experiment}/export/{name}.safetensors",
+        manifest="results/{experiment}/export/{name}.json",
+    log:
+        "logs/{experiment}/export-{name}.log",
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        command="snakemake --profile local demo_scratch",
+        code=code("stages.export"),
+    message:
+        "write {wildcards.experiment} as a small asset"
+    shell:
+        "python -m fewstep export --source {input} --out {output.model}"
+        " --command {params.command:q} 2>&1 | tee {log}"
+
+
+rule training_chart:
+    input:
+        "results/{experiment}/training.parquet",
+    output:
+        "results/{experiment}/training.png",
+    log:
+        "logs/{experiment}/training-chart.log",
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        code=code("stages.pictures", "plots"),
+    message:
+        "training curve of {wildcards.experiment}"
+    shell:
+        "python -m fewstep charts --training {output} --training-table {input} 2>&1 | tee {log}"

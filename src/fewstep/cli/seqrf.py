@@ -1,0 +1,126 @@
+"""Verbs of SeqRF: pairs, trainings, solvers, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewstep.cli.options import (
+    Folder,
+    Gpus,
+    Maybe,
+    Model,
+    Out,
+    Rows,
+    Source,
+    Spec,
+    Work,
+    app,
+    torchrun,
+)
+
+
+@app.command()
+def train_flow(
+    spec: Spec,
+    work: Work,
+    out: Out,
+    curve: Rows,
+    gpus: Gpus = 1,
+    dataset: Maybe = None,
+    pairs: Maybe = None,
+    teacher: Maybe = None,
+    start: Maybe = None,
+    reference: Maybe = None,
+    weights: Maybe = None,
+) -> None:
+    """Train, straighten or distil a flow; the same command resumes."""
+    torchrun(gpus)
+    from fewstep.stages.train_flow import Sources
+    from fewstep.stages.train_flow import train_flow as run
+
+    sources = Sources(dataset, pairs, teacher, start, reference, weights)
+    run(spec, sources, work, out, curve)
+
+
+@app.command()
+def prepare_flow(spec: Spec, source: Source, out: Out, record: Maybe = None) -> None:
+    """Check a published flow and write its averaged weights as safetensors."""
+    from fewstep.stages.prepare_flow import prepare as run
+
+    run(spec, source, record, out)
+
+
+@app.command()
+def flow_state(source: Source, out: Out, record: Maybe = None) -> None:
+    """Raw weights, average and moments of a training checkpoint of RectifiedFlow."""
+    from fewstep.stages.prepare_flow import state as run
+
+    run(source, record, out)
+
+
+@app.command()
+def edges(spec: Spec, model: Model, out: Out) -> None:
+    """SeqRF-Ada's segments from trajectories of the teacher."""
+    from fewstep.stages.edges import run
+
+    run(spec, model, out)
+
+
+@app.command()
+def pairs(
+    spec: Spec,
+    number: Annotated[int, typer.Option(help="Number of the shard.")],
+    model: Model,
+    dataset: Folder,
+    out: Out,
+    edges: Maybe = None,
+) -> None:
+    """One shard of reflow pairs."""
+    from fewstep.stages.pairs import shard
+
+    shard(spec, number, model, dataset, edges, out)
+
+
+@app.command()
+def collect_pairs(
+    record: Annotated[list[Path], typer.Option(help="Record of a shard.")], out: Out
+) -> None:
+    """The manifest of all shards of reflow pairs."""
+    from fewstep.seqrf.pairs import collect
+
+    collect(record, out)
+
+
+@app.command()
+def solver(spec: Spec, out: Out) -> None:
+    """Write the plan of an ODE solver."""
+    from fewstep.stages.solver_plan import write
+
+    write(spec, out)
+
+
+@app.command()
+def trajectories(
+    spec: Spec,
+    model: Model,
+    rows: Rows,
+    paths: Annotated[Path, typer.Option(help="Parquet file to write.")],
+) -> None:
+    """Straightness and paths of a flow."""
+    from fewstep.stages.trajectories import measure
+
+    measure(spec, model, rows, paths)
+
+
+@app.command()
+def solvers(
+    samples: Annotated[list[Path], typer.Option(help="samples.json of a solver.")],
+    out: Out,
+) -> None:
+    """The images of several solvers from the same noise."""
+    from fewstep.stages.trajectories import solver_pictures
+
+    solver_pictures(samples, out)

@@ -1,0 +1,232 @@
+"""The checks of a SeqRF experiment: its weights, its pairs, its solvers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from fewstep.config.problems import Problem, distinct, unknown
+from fewstep.config.seqrf import (
+    FIXED_STEP,
+    FlowModelSpec,
+    FlowTrainSpec,
+    PairsSpec,
+    SeqRFExperiment,
+    SolverSpec,
+)
+from fewstep.yamlpos import KeyPath
+
+if TYPE_CHECKING:
+    from fewstep.config.tree import Config
+
+
+def check_seqrf(
+    experiment: SeqRFExperiment, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """Every problem of one experiment."""
+    yield from _check_model(experiment.model, (*path, "model"))
+    if experiment.train is not None:
+        yield from _check_train(experiment, experiment.train, path, config)
+    elif experiment.segments != 1 and experiment.checkpoint is None:
+        yield Problem((*path, "segments"), "segments without training", "1")
+    for name, sampler in experiment.samplers.items():
+        yield from _check_solver(experiment, sampler, (*path, "samplers", name))
+    for position, k in enumerate(experiment.trajectory.compare):
+        if experiment.trajectory.steps % k:
+            key = (*path, "trajectory", "compare", position)
+            what = f"{k} segments do not divide {experiment.trajectory.steps} steps"
+            yield Problem(key, what, "a divisor of trajectory.steps")
+    if experiment.sweep is not None:
+        yield from distinct((*path, "sweep", "steps"), experiment.sweep.steps)
+        for name in experiment.sweep.samplers:
+            if name not in experiment.samplers:
+                key = (*path, "sweep", "samplers")
+                yield unknown(key, "sampler", name, experiment.samplers)
+
+
+def check_pairs(config: Config) -> Iterator[Problem]:
+    """Every problem of the reflow pairs."""
+    flows = flow_experiments(config)
+    for name, pairs in config.pairs.items():
+        path: KeyPath = ("pairs", name)
+        teacher = flows.get(pairs.teacher)
+        if teacher is None:
+            key = (*path, "teacher")
+            yield unknown(key, "seqrf experiment", pairs.teacher, flows)
+            continue
+        if teacher.segments not in (1, pairs.segments):
+            what = f"teacher '{pairs.teacher}' has {teacher.segments} segments"
+            expected = f"{teacher.segments}, or a teacher of one segment"
+            yield Problem((*path, "segments"), what, expected)
+        if pairs.adaptive and pairs.adaptive.steps < pairs.segments:
+            key = (*path, "adaptive", "steps")
+            what = f"{pairs.adaptive.steps} steps cannot hold {pairs.segments} segments"
+            yield Problem(key, what, "many more steps than segments")
+        if pairs.count < pairs.segments:
+            what = f"{pairs.count} pairs for {pairs.segments} segments"
+            yield Problem((*path, "count"), what, f"at least {pairs.segments}")
+    yield from _check_circles(config, flows)
+
+
+def flow_experiments(config: Config) -> dict[str, SeqRFExperiment]:
+    """The experiments of this system by name."""
+    return {
+        name: own
+        for name, own in config.experiments.items()
+        if isinstance(own, SeqRFExperiment)
+    }
+
+
+def _check_circles(
+    config: Config, flows: Mapping[str, SeqRFExperiment]
+) -> Iterator[Problem]:
+    """Nobody is its own ancestor, through weights or through pairs."""
+
+    def parents(name: str) -> set[str]:
+        train = flows[name].train if name in flows else None
+        if train is None:
+            return set()
+        pairs = config.pairs.get(train.pairs or "")
+        found = {train.start, pairs.teacher if pairs else None}
+        return {parent for parent in found if parent is not None}
+
+    for name in flows:
+        seen: set[str] = set()
+        ahead = parents(name)
+        while ahead:
+            if name in ahead:
+                key = ("experiments", name, "train")
+                yield Problem(key, "the experiment is its own ancestor", "no circle")
+                break
+            seen |= ahead
+            ahead = {p for one in ahead for p in parents(one)} - seen
+
+
+def _check_model(model: FlowModelSpec, path: KeyPath) -> Iterator[Problem]:
+    if model.nf % 4:
+        yield Problem((*path, "nf"), f"{model.nf} is not a multiple of 4", "one")
+    halvings = len(model.ch_mult) - 1
+    if model.img_size % 2**halvings:
+        what = f"{halvings} halvings do not divide {model.img_size} pixels"
+        yield Problem((*path, "ch_mult"), what, "fewer levels")
+    sizes = [model.img_size >> level for level in range(halvings + 1)]
+    for position, size in enumerate(model.attn_resolutions):
+        if size not in sizes:
+            key = (*path, "attn_resolutions", position)
+            shown = ", ".join(map(str, sizes))
+            yield Problem(key, f"no level has size {size}", f"one of {shown}")
+    if model.progressive_input == "residual" and not model.fir:
+        key = (*path, "fir")
+        yield Problem(key, "progressive_input residual needs the filter", "fir: true")
+
+
+def _check_train(
+    experiment: SeqRFExperiment, train: FlowTrainSpec, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    key, flows = (*path, "train"), flow_experiments(config)
+    if train.objective == "flow":
+        if train.pairs is not None:
+            what = "objective flow learns from the dataset"
+            yield Problem((*key, "pairs"), what, "no pairs, or another objective")
+    elif train.pairs is None:
+        what = f"objective {train.objective} without 'pairs'"
+        yield Problem(key, what, "the name of reflow pairs")
+    elif train.pairs not in config.pairs:
+        yield unknown((*key, "pairs"), "pairs", train.pairs, config.pairs)
+    else:
+        pairs = config.pairs[train.pairs]
+        yield from _check_pairs_fit(experiment, train, pairs, path)
+    if train.start is not None:
+        start = flows.get(train.start)
+        if start is None:
+            yield unknown((*key, "start"), "seqrf experiment", train.start, flows)
+        else:
+            yield from _check_start(experiment, start, train, path)
+    if train.optimizer == "imported" and train.start is None:
+        yield Problem((*key, "optimizer"), "imported without 'start'", "fresh")
+    if train.drop_label:
+        what = "these models know no classes"
+        yield Problem((*key, "drop_label"), what, "0")
+    snapshots = train.snapshots
+    if snapshots and snapshots.sampler not in (None, *experiment.samplers):
+        name = (*key, "snapshots", "sampler")
+        yield unknown(name, "sampler", str(snapshots.sampler), experiment.samplers)
+
+
+def _check_start(
+    experiment: SeqRFExperiment,
+    start: SeqRFExperiment,
+    train: FlowTrainSpec,
+    path: KeyPath,
+) -> Iterator[Problem]:
+    """The weights must fit: the same network, one head or as many."""
+    key = (*path, "train", "start")
+    own = experiment.model.resolved(without=("dropout",))
+    other = start.model.resolved(without=("dropout",))
+    differing = [name for name in own if own[name] != other[name]]
+    if differing:
+        what = f"'{train.start}' has another model ({differing[0]} differs)"
+        yield Problem(key, what, "an experiment of the same model")
+    if start.segments not in (1, experiment.segments):
+        what = (
+            f"'{train.start}' has {start.segments} segments, this {experiment.segments}"
+        )
+        yield Problem(key, what, "one segment, or as many as here")
+    if train.optimizer == "imported" and start.checkpoint is None:
+        what = f"'{train.start}' has no published checkpoint"
+        yield Problem((*path, "train", "optimizer"), what, "fresh")
+
+
+def _check_pairs_fit(
+    experiment: SeqRFExperiment, train: FlowTrainSpec, pairs: PairsSpec, path: KeyPath
+) -> Iterator[Problem]:
+    key = (*path, "train")
+    if pairs.segments != experiment.segments:
+        what = (
+            f"{experiment.segments} segments, but pairs '{pairs.name}' have another k"
+        )
+        yield Problem((*path, "segments"), what, str(pairs.segments))
+    if train.objective == "step_distill" and pairs.segments != 1:
+        what = "step_distill learns an N-step sampler of one segment"
+        yield Problem((*key, "pairs"), what, "pairs of one segment")
+    used = train.pair_count or pairs.count
+    if used > pairs.count:
+        what = f"{used} is more than pairs '{pairs.name}' hold"
+        yield Problem((*key, "pair_count"), what, f"at most {pairs.count}")
+    elif train.batch > used - round(used * train.holdout):
+        what = f"a batch of {train.batch} is more than the pairs"
+        yield Problem((*key, "batch"), what, f"at most {used}")
+
+
+def _check_solver(
+    experiment: SeqRFExperiment, sampler: SolverSpec, path: KeyPath
+) -> Iterator[Problem]:
+    fixed = sampler.solver in FIXED_STEP
+    needed, other = ("steps", "tol") if fixed else ("tol", "steps")
+    if getattr(sampler, needed) is None:
+        what = f"solver {sampler.solver} without '{needed}'"
+        yield Problem(path, what, f"a value for {needed}")
+    if getattr(sampler, other) is not None:
+        what = f"solver {sampler.solver} takes no {other}"
+        yield Problem((*path, other), what, f"{needed} only")
+    if fixed and sampler.steps is not None and sampler.steps < experiment.segments:
+        what = f"{sampler.steps} steps for {experiment.segments} segments"
+        yield Problem((*path, "steps"), what, f"at least {experiment.segments}")
+    yield from _check_train_step(experiment, sampler, path)
+
+
+def _check_train_step(
+    experiment: SeqRFExperiment, sampler: SolverSpec, path: KeyPath
+) -> Iterator[Problem]:
+    if sampler.train_step is None:
+        return
+    key, train = (*path, "train_step"), experiment.train
+    if train is None or train.snapshots is None:
+        yield Problem(key, "no snapshots are kept", "train.snapshots, or no train_step")
+    elif sampler.train_step % train.snapshots.every:
+        every = train.snapshots.every
+        what = f"no snapshot is kept at step {sampler.train_step}"
+        yield Problem(key, what, f"a multiple of {every}")
+    elif train.steps is not None and sampler.train_step > train.steps:
+        what = f"step {sampler.train_step} of a training of {train.steps}"
+        yield Problem(key, what, f"at most {train.steps}")

@@ -1,0 +1,75 @@
+"""The processes of one training run: their group, what they agree on, their end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# While the first process scores a snapshot, the others wait in the next step.
+_PATIENCE = timedelta(hours=2)
+
+
+def join_group(device: torch.device) -> tuple[int, int]:
+    """(rank, world size); under torchrun the process group is made."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+    return torch.distributed.get_rank(), world
+
+
+def leave_group() -> bool:
+    """End the process group, if there is one; whether this process is the first."""
+    if not torch.distributed.is_initialized():
+        return True
+    rank = torch.distributed.get_rank()
+    torch.distributed.destroy_process_group()
+    return rank == 0
+
+
+def any_rank(flag: bool, world: int, device: torch.device) -> bool:
+    """Whether any process raised its flag: all must leave after the same step."""
+    if world == 1:
+        return flag
+    raised = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+    return bool(raised.item())
+
+
+def mean_over_ranks(loss: Tensor) -> float:
+    """The loss of the whole batch."""
+    if torch.distributed.is_initialized():
+        loss = loss.clone()
+        torch.distributed.all_reduce(loss)
+        loss /= torch.distributed.get_world_size()
+    return float(loss)
+
+
+@contextmanager
+def stop_signal() -> Iterator[dict[str, bool]]:
+    """A flag that SIGTERM and SIGUSR2 (SLURM's warning) raise."""
+    stop = {"now": False}
+
+    def handler(*_: Any) -> None:
+        stop["now"] = True
+
+    previous = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            previous[number] = signal.signal(number, handler)
+    except ValueError:  # not the main thread, e.g. in a notebook's worker
+        previous.clear()
+    try:
+        yield stop
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -1,0 +1,69 @@
+"""Stages: a shard of reflow pairs, their manifest, SeqRF-Ada's edges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewstep import files
+from fewstep.data import open_dataset
+from fewstep.device import autocast, pick_device
+from fewstep.progress import Progress
+from fewstep.seqrf.pair_plan import PairPlan
+from fewstep.seqrf.pair_shards import write_shard
+from fewstep.seqrf.sampler import load_flow
+from fewstep.seqrf.segments import Segments
+
+
+def shard(
+    spec: dict[str, Any],
+    number: int,
+    teacher: Path,
+    dataset: Path,
+    edges: Path | None,
+    out: Path,
+) -> None:
+    """Make one shard of pairs.
+
+    Args:
+        spec: resolved `PairsSpec` with the teacher's `model` and `heads`.
+        number: of the shard.
+        teacher: its weights.
+        dataset: folder of images.
+        edges: `edges.json`; None = equal segments.
+        out: `….arrow`; its record goes beside it.
+    """
+    device = pick_device()
+    flow = load_flow(spec["model"], spec["heads"], teacher, device)
+    given = files.read_json(edges)["edges"] if edges else None
+    plan = PairPlan(
+        seed=spec["seed"],
+        count=spec["count"],
+        edges=Segments.of(spec["segments"], given).edges,
+        tol=spec["tol"],
+        error_norm=spec["error_norm"],
+        dtype=spec["dtype"],
+        flip=spec["flip"],
+        shard=spec["shard_size"],
+        time_factor=spec["mode"] or flow.time_factor,
+    )
+    data = open_dataset(dataset)
+    indices = plan.indices(number)
+    origin = {
+        "teacher_sha256": files.sha256_file(teacher),
+        "dataset_sha256": data.sha256,
+        "precision": spec["precision"],
+        "code": spec["code"],
+    }
+    with autocast(device, spec["precision"]):
+        write_shard(
+            flow.model,
+            data,
+            plan,
+            number,
+            out,
+            origin=origin,
+            batch=spec["batch"],
+            device=device,
+            progress=Progress(f"pairs {spec['name']} {number}", len(indices)),
+        )
