@@ -89,7 +89,7 @@ localrules:
 rule evaluation:
     input:
         scores="results/{experiment}/{sampler}/scores.json",
-        timing="results/{experiment}/{sampler}/timing.json",
+        timing=lambda w: GRAPH.timing_file((w.experiment, w.sampler)),
         samples=GRAPH.seed_files("samples.json"),
         plan="results/{experiment}/{sampler}/plan.json",
         dataset=GRAPH.real_images,

@@ -310,5 +310,5 @@ def test_scores_on_the_way_are_named_with_their_n() -> None:
     for row in rows[::20]:
         row.update(score=30.0 - row["step"] / 100, score_metric="fid", score_n=2000)
     spec = str(training_chart(pd.DataFrame(rows)).to_dict())
-    assert "FID@2,000" in spec
+    assert "'FID@2,000'" in spec
     assert "FID@" not in str(training_chart(pd.DataFrame(samples.training())).to_dict())

@@ -15,6 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "golden" / "seqrf"
+TINY_FLOW: dict[str, Any] = {
+    "img_size": 8,
+    "nf": 8,
+    "ch_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [4],
+    "init_scale": 1.0,
+}
+"""A network that moves from the first step on, as the configuration says it."""
+
 CHECKPOINT = FOLDER / "rf_checkpoint_cifar_tiny_npscalar.pth"
 
 
@@ -69,3 +79,12 @@ def load_case(name: str) -> dict[str, Any]:
 def golden_seqrf() -> Any:
     """Reader of golden cases by name."""
     return load_case
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Images, a teacher and its pairs on disk, which no test changes."""
+    # Here: the world reads this file's constants.
+    from tests.seqrf.world import World
+
+    return World(tmp_path_factory.mktemp("world"))

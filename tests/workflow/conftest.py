@@ -1,4 +1,4 @@
-"""A copy of the project in a folder of its own, with the tiny chain run in it."""
+"""A copy of the project in a folder of its own, with a tiny chain run in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "profiles", "src")
-SNAKEMAKE = (sys.executable, "-m", "snakemake", "--cores", "2")
+# Tiny tensors gain nothing from threads, which then wait for each other.
+THREADS = (
+    *("reference", "timing", "tarflow_train", "tarflow_rank", "tarflow_search"),
+    *("seqrf_train", "seqrf_edges", "seqrf_timing"),
+)
+SNAKEMAKE = (
+    *(sys.executable, "-m", "snakemake"),
+    *("--set-threads", *(f"{rule}=1" for rule in THREADS)),
+    *("--cores", "2"),
+)
 CELLS = ("for", "gsj", "auto")
 TARGETS = [
     *(f"results/digits_{name}_fid.json" for name in CELLS),
@@ -23,6 +33,14 @@ TARGETS = [
     "results/digits/convergence.png",
     "results/digits/training.png",
 ]
+CHECKPOINT = ROOT / "tests/golden/seqrf/rf_checkpoint_cifar_tiny_npscalar.pth"
+FLOW_CELLS = ("base_rk45", "seq2_euler-2", "seq2_euler-2-at20")
+FLOW_TARGETS = [
+    *(f"results/{cell}_fid.json" for cell in FLOW_CELLS),
+    *(f"results/seq2/{p}.png" for p in ("solvers", "trajectories", "training")),
+    "results/distilled/model.safetensors",
+    "results/stepped/model.safetensors",
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,8 @@ class Project:
     """A checkout in which Snakemake runs with its own copy of the library."""
 
     folder: Path
+    targets: Sequence[str] = tuple(TARGETS)
+    """What `pending` asks for."""
 
     @property
     def config(self) -> Path:
@@ -78,7 +98,7 @@ class Project:
     def pending(self, *targets: str) -> dict[str, int]:
         """Rules that would run, with the number of their jobs."""
         done = self.snakemake(
-            *(targets or TARGETS), "-n", "--configfile", str(self.config)
+            *(targets or self.targets), "-n", "--configfile", str(self.config)
         )
         output = done.stdout + done.stderr
         assert done.returncode == 0, output
@@ -95,16 +115,18 @@ class Project:
         path.write_text(text.replace(old, new))
 
 
-def copy_project(folder: Path) -> Project:
-    """The project's files, and the tiny configuration."""
+def copy_project(
+    folder: Path, config: str = "config.yaml", targets: Sequence[str] = tuple(TARGETS)
+) -> Project:
+    """The project's files, and a tiny configuration."""
     for part in PARTS:
         source, target = ROOT / part, folder / part
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.egg-info"))
         else:
             shutil.copy2(source, target)
-    shutil.copy2(ROOT / "tests" / "workflow" / "config.yaml", folder / "tiny.yaml")
-    return Project(folder)
+    shutil.copy2(ROOT / "tests" / "workflow" / config, folder / "tiny.yaml")
+    return Project(folder, targets)
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +143,21 @@ def project(finished: Project, tmp_path: Path) -> Project:
     folder = tmp_path / "copy"
     shutil.copytree(finished.folder, folder, symlinks=True)
     return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def finished_flows(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny chain of SeqRF, run once; do not change it."""
+    folder = tmp_path_factory.mktemp("flows")
+    project = copy_project(folder, "flows.yaml", FLOW_TARGETS)
+    shutil.copy2(CHECKPOINT, folder / "rf-tiny.pth")
+    project.run(*FLOW_TARGETS)
+    return project
+
+
+@pytest.fixture
+def flows(finished_flows: Project, tmp_path: Path) -> Project:
+    """A copy of the finished flows that a test may change."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished_flows.folder, folder, symlinks=True)
+    return Project(folder, FLOW_TARGETS)

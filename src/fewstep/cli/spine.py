@@ -104,6 +104,22 @@ def timing(
 
 
 @app.command()
+def timing_together(
+    spec: Spec,
+    model: Model,
+    plan: Annotated[list[Path], typer.Option(help="plan.json of a sampler.")],
+    baseline_model: Model,
+    baseline_plan: Plan,
+    out: Out,
+    rows: Rows,
+) -> None:
+    """Time all samplers of an experiment beside their baseline."""
+    from fewstep.stages.timing import run_together
+
+    run_together(spec, model, plan, baseline_model, baseline_plan, out, rows)
+
+
+@app.command()
 def score(
     spec: Spec,
     samples: Annotated[list[Path], typer.Option(help="samples.json of a seed.")],

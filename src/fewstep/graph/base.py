@@ -121,7 +121,9 @@ class DataGraph:
 
     def asset_inputs(self, name: str) -> list[str]:
         """Rule inputs for an asset name (its record) or a path."""
-        return [name] if is_path(name) else [f"results/assets/{name}.json"]
+        if is_path(name):  # Snakemake warns of a leading ./
+            return [os.path.normpath(name)]
+        return [f"results/assets/{name}.json"]
 
     def asset_path(self, name: str) -> str:
         """Where the file of an asset name or a path lies."""

@@ -46,6 +46,10 @@ class SeqRFGraph(SpineGraph):
         folder = f"results/pairs/{name}"
         return [f"{folder}/shard-{i:05d}.json" for i in self.pair_shards(name)]
 
+    def pair_files(self, name: str) -> list[str]:
+        """The shards themselves."""
+        return [path.replace(".json", ".arrow") for path in self.pair_records(name)]
+
     def edges_input(self, name: str) -> list[str]:
         """The file of adaptive edges, where the segments are not equal."""
         adaptive = self._pairs(name).adaptive is not None
@@ -86,7 +90,9 @@ class SeqRFGraph(SpineGraph):
         if train.pairs is None:
             found["dataset"] = self.dataset_files(wildcards)
         else:
-            found["pairs"] = [f"results/pairs/{train.pairs}/pairs.json"]
+            # With the shards: one that is deleted is made anew.
+            manifest = f"results/pairs/{train.pairs}/pairs.json"
+            found["pairs"] = [manifest, *self.pair_files(train.pairs)]
             found["teacher"] = [self.pair_teacher(train.pairs)]
         if train.start is not None:
             found["start"] = [self._start(train)]
@@ -125,11 +131,19 @@ class SeqRFGraph(SpineGraph):
         del spec["train"]["gpus"]
         snapshots = self._train(experiment).snapshots
         if snapshots and snapshots.sampler:
-            spec["scoring"] = {
-                **self.score(experiment),
-                "sampler": self.sampler((experiment, snapshots.sampler)),
-            }
+            spec["scoring"] = self._scoring(experiment, snapshots.sampler)
         return spec
+
+    def _scoring(self, experiment: str, sampler: str) -> dict[str, Any]:
+        """What the score of a snapshot needs, and no more: a training waits for it."""
+        own, whole = self.seqrf(experiment).evaluation, self.score(experiment)
+        return {
+            "seed": own.seeds[0],
+            "rounding": own.protocol.rounding,
+            "batch": own.batch,
+            **{key: whole[key] for key in ("extractor", "real_levels")},
+            "sampler": self.sampler((experiment, sampler)),
+        }
 
     # ---- solvers ----
 
@@ -147,7 +161,7 @@ class SeqRFGraph(SpineGraph):
     def trajectories(self, experiment: str) -> dict[str, Any]:
         """What straightness and paths depend on."""
         own = self.seqrf(experiment)
-        return self.experiment(
+        spec = self.experiment(
             experiment,
             "model",
             "segments",
@@ -160,6 +174,10 @@ class SeqRFGraph(SpineGraph):
             precision=own.sampling.precision,
             code=code("stages.trajectories"),
         )
+        distilled = own.train is not None and "distill" in own.train.objective
+        # Between the times that it was trained on, a distilled flow means nothing.
+        spec["trajectory"]["fine"] = not distilled
+        return spec
 
     def solver_samples(self, wildcards: Any) -> list[str]:
         """Samples of the first seed of every solver of an experiment."""

@@ -121,6 +121,40 @@ class SpineGraph(DataGraph):
         spec["timing"]["batches"] = sorted(batches)
         return spec
 
+    def timed_together(self, experiment: str) -> dict[str, Any]:
+        """The same for all samplers of an experiment in one job."""
+        own = self.experiments[experiment]
+        timed = self.timed(experiment)
+        spec = self.timing((experiment, timed[0]))
+        spec["samplers"] = {name: self.sampler((experiment, name)) for name in timed}
+        batches = {b for name in timed if (b := own.samplers[name].batch)}
+        spec["timing"]["batches"] = sorted({*own.timing.batches, *batches})
+        return spec
+
+    def timed(self, experiment: str) -> list[str]:
+        """Samplers that a common clock runs: weights of another step change no time."""
+        samplers = self.experiments[experiment].samplers
+        return [
+            n for n, s in samplers.items() if getattr(s, "train_step", None) is None
+        ]
+
+    def timing_file(self, cell: Cell) -> str:
+        """Where the times of a cell stand: of its own job, or of its experiment's."""
+        together = self.experiments[cell[0]].system == "seqrf"
+        return f"results/{cell[0]}/{'' if together else cell[1] + '/'}timing.json"
+
+    def timed_as(self, cell: Cell) -> str:
+        """The sampler whose times are a cell's: the one that a sweep repeats."""
+        samplers = self.experiments[cell[0]].samplers
+        step = getattr(samplers[cell[1]], "train_step", None)
+        if step is None:
+            return cell[1]
+        same = self.experiments[cell[0]].loader(cell[1])
+        for name in self.timed(cell[0]):
+            if self.experiments[cell[0]].loader(name) == same:
+                return name
+        return cell[1]
+
     def _is_exact(self, cell: Cell) -> bool:
         """Whether a sampler is the exact inverse of an autoregressive flow."""
         sampler = self.experiments[cell[0]].samplers[cell[1]]
@@ -162,6 +196,7 @@ class SpineGraph(DataGraph):
             "settings": own.row_settings(sampler),
             "timing_batch": own.samplers[sampler].batch
             or own.sampling_of(sampler).batch,
+            "timed_as": self.timed_as(cell),
             "published": own.samplers[sampler].resolved()["published"],
             "code": self._code(cell, "stages.sample"),
         }

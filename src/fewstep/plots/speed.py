@@ -306,7 +306,7 @@ def _scores_on_the_way(frame: pd.DataFrame) -> list[dict[str, Any]]:
         {
             "step": int(row["step"]),
             "value": float(row["score"]),
-            "panel": f"{names[row['score_metric']]}@{row['score_n']:,}",
+            "panel": f"{names[row['score_metric']]}@{int(row['score_n']):,}",
             "images": "snapshot",
         }
         for row in scored.to_dict("records")

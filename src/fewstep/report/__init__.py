@@ -11,11 +11,14 @@ from fewstep.report.terminal import terminal_table
 __all__ = ["Inputs", "Picture", "load_evaluation", "render", "terminal_table"]
 
 
-def render(inputs: Inputs, out: str | Path) -> None:
+def render(inputs: Inputs, out: str | Path) -> list[Path]:
     """Write the report of `inputs` to the HTML file `out`, whole or not at all.
 
     One page that needs no network, no script and no other file. Files that are not
     there are listed on it with the reason. The same inputs give the same bytes.
+
+    Returns:
+        the charts that compare flows, which are saved as PNG beside the page too.
 
     Raises:
         UserError: for an evaluation, table or picture that is broken, a template that
@@ -29,4 +32,4 @@ def render(inputs: Inputs, out: str | Path) -> None:
             f"the report needs {error.name}, which is not installed",
             do="run pip install 'fewstep[report]'",
         ) from error
-    render_page(inputs, out)
+    return render_page(inputs, out)

@@ -55,6 +55,11 @@ class Figure:
     alt: str
     sampler: str = ""
 
+    @property
+    def png(self) -> bytes:
+        """The wide look."""
+        return base64.b64decode(self.sources["wide"].partition(",")[2])
+
 
 def chart_figure(caption: str, draw: Callable[[Look], AnyChart]) -> Figure:
     """A chart drawn in all four looks: wide and narrow, light and dark."""

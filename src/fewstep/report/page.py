@@ -89,7 +89,7 @@ class Compared:
     charts: list[Figure]
 
 
-def render_page(inputs: Inputs, out: str | Path) -> None:
+def render_page(inputs: Inputs, out: str | Path) -> list[Path]:
     """`fewstep.report.render`, which says it all."""
     missing = dict(inputs.missing)
     summaries = []
@@ -132,6 +132,18 @@ def render_page(inputs: Inputs, out: str | Path) -> None:
         dash=NONE,
     )
     write_bytes(out, page.encode())
+    return _save_charts(compared, Path(out))
+
+
+def _save_charts(compared: Sequence[Compared], page: Path) -> list[Path]:
+    """The charts that compare flows, as PNG files beside the page."""
+    paths = []
+    for number, flows in enumerate(compared):
+        for figure in flows.charts:
+            name = f"{figure.caption}-{number}" if number else figure.caption
+            paths.append(page.with_name(f"{name}.png"))
+            write_bytes(paths[-1], figure.png)
+    return paths
 
 
 def _compared(

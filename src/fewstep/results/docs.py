@@ -22,6 +22,10 @@ FILES: tuple[tuple[str, str], ...] = (
         "results/{experiment}/report.html",
         "everything on one page that needs no network, no script and no other file",
     ),
+    (
+        "results/demo/scores_nfe.png, straightness.png, trajectories.png",
+        "the report's charts that compare flows, as files",
+    ),
     ("results/tables/{table}.parquet", "the tables below, of all experiments"),
     (
         "results/tables/{table}.parquet.lock",
@@ -34,6 +38,27 @@ FILES: tuple[tuple[str, str], ...] = (
     (
         "results/{experiment}/training.parquet, training.png",
         "the table `training` of this model, and its chart",
+    ),
+    (
+        "results/{experiment}/snapshots.json, snapshots/step-{step}.safetensors",
+        "list of a flow's weights on the way of its training, and those weights",
+    ),
+    (
+        "results/{experiment}/state.safetensors",
+        "raw weights, average and Adam's moments of a published training checkpoint",
+    ),
+    (
+        "results/pairs/{name}/pairs.json",
+        "manifest of reflow pairs: teacher, dataset, plan, shards, NFE by segment",
+    ),
+    (
+        "results/pairs/{name}/shard-{number}.arrow, shard-{number}.json",
+        "pairs of a shard as an Arrow IPC file (x0, x1, t0, t1, segment, pair, nfe), "
+        "and its record",
+    ),
+    (
+        "results/pairs/{name}/edges.json",
+        "edges of SeqRF-Ada's segments, from trajectories of the teacher",
     ),
     ("results/{experiment}/rank.json, rank.png", "IGM and CRM of every block"),
     (
@@ -59,6 +84,10 @@ FILES: tuple[tuple[str, str], ...] = (
     (
         "results/{experiment}/{sampler}/timing.json, timing.parquet",
         "this sampler's part of the table `timing`",
+    ),
+    (
+        "results/{experiment}/timing.json, timing.parquet",
+        "the same of all solvers of a flow, timed in one job",
     ),
     (
         "results/{experiment}/{sampler}/scores.json",

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewstep.errors import UserError
+
 GROUP_NORM_EPS = 1e-6
 _SQRT_HALF = 1 / math.sqrt(2)
 _CLOSED = 1e-10  # variance scale that stands for an initial scale of 0
@@ -45,8 +47,26 @@ def linear(features: int, out: int, heads: int = 1) -> nn.Linear:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation over min(channels / 4, 32) groups."""
-    return nn.GroupNorm(min(channels // 4, 32), channels, eps=GROUP_NORM_EPS)
+    """Group normalisation over min(channels / 4, 32) groups.
+
+    Raises:
+        UserError: for channels that do not divide into them.
+    """
+    groups = min(channels // 4, 32)
+    if groups == 0:
+        raise UserError(
+            f"{channels} channels are too few to normalise",
+            where="model.nf",
+            expected="at least 4",
+        )
+    if channels % groups:
+        raise UserError(
+            f"{channels} channels do not divide into {groups} groups",
+            where="model.nf",
+            expected="layers whose channels do",
+            do="take a multiple of 32",
+        )
+    return nn.GroupNorm(groups, channels, eps=GROUP_NORM_EPS)
 
 
 def rescaled_sum(x: Tensor, h: Tensor, rescale: bool) -> Tensor:

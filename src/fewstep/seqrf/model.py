@@ -33,6 +33,8 @@ from fewstep.seqrf.layers import (
 
 Index = int | Tensor | None
 
+_LABELS = 1000  # a label is 0 to 999
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -58,6 +60,9 @@ class Architecture:
         sigma_min, sigma_max, num_scales: of the table of σ.
         dropout: probability, while training.
         init_scale: of layers that are to start closed.
+
+    Raises:
+        UserError: for options that do not go together.
     """
 
     image_size: int
@@ -80,6 +85,14 @@ class Architecture:
     num_scales: int = 1000
     dropout: float = 0.0
     init_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.progressive_input == "residual" and not self.fir:
+            _refuse("fir", False, "true with progressive_input residual")
+        looked_up = self.scale_by_sigma and self.embedding_type == "positional"
+        if looked_up and self.num_scales < _LABELS:
+            wanted = f"at least {_LABELS} with scale_by_sigma, for labels up to 999"
+            _refuse("num_scales", self.num_scales, wanted)
 
 
 _FIXED = {
@@ -128,8 +141,6 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     for key in sorted(missing - set(own)):
         where = "data" if key == "image_size" else "model"
         raise UserError("key is missing", where=f"{where}.{key}", expected="a value")
-    if own.get("progressive_input") == "residual" and not own.get("fir"):
-        _refuse("fir", False, "true with progressive_input residual")
     return Architecture(**own)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from fewstep import files
 from fewstep.device import pick_device
+from fewstep.errors import UserError
 from fewstep.seqrf.adaptive import adaptive_edges
 from fewstep.seqrf.sampler import FlowSampler, load_flow
 
@@ -23,8 +24,18 @@ def run(spec: dict[str, Any], teacher: Path, out: Path) -> None:
             the teacher.
         teacher: its weights.
         out: edges from 1 to 0, their step numbers and cost.
+
+    Raises:
+        UserError: for a teacher of several heads, whose segments are settled.
     """
     wanted = spec["adaptive"]
+    if spec["heads"] != 1:
+        raise UserError(
+            f"{spec['heads']} segments, each with its own head",
+            where=str(teacher),
+            expected="a teacher of one segment, to be divided anew",
+            do="take another teacher, or leave out adaptive",
+        )
     flow = load_flow(spec["model"], spec["heads"], teacher, pick_device())
     sampler = FlowSampler(
         flow,

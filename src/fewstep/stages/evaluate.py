@@ -25,7 +25,8 @@ def run(
 
     Args:
         spec: resolved `name`, `system`, `sampler`, `settings` (columns of the row),
-            `timing_batch`, `published`, `protocol_note`, `code`.
+            `timing_batch`, `timed_as` (its name in the timing), `published`,
+            `protocol_note`, `code`.
         scores, timing, plan: the cell's JSON files.
         samples: `samples.json` of each seed.
         dataset: `dataset.json`, where the row rests on images of ours.
@@ -35,6 +36,8 @@ def run(
     scored = files.read_json(scores)["seeds"]
     manifests = [files.read_json(path) for path in samples]
     clock, planned = files.read_json(timing), files.read_json(plan)
+    if "samplers" in clock:
+        clock = clock["samplers"][spec["timed_as"]]
     rows = [
         {
             **_who(spec, score, manifest),

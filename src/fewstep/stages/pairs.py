@@ -8,10 +8,11 @@ from typing import Any
 from fewstep import files
 from fewstep.data import open_dataset
 from fewstep.device import autocast, pick_device
+from fewstep.errors import UserError
 from fewstep.progress import Progress
 from fewstep.seqrf.pair_plan import PairPlan
 from fewstep.seqrf.pair_shards import write_shard
-from fewstep.seqrf.sampler import load_flow
+from fewstep.seqrf.sampler import Flow, load_flow
 from fewstep.seqrf.segments import Segments
 
 
@@ -32,14 +33,19 @@ def shard(
         dataset: folder of images.
         edges: `edges.json`; None = equal segments.
         out: `….arrow`; its record goes beside it.
+
+    Raises:
+        UserError: for a teacher whose heads belong to other segments.
     """
     device = pick_device()
     flow = load_flow(spec["model"], spec["heads"], teacher, device)
     given = files.read_json(edges)["edges"] if edges else None
+    segments = Segments.of(spec["segments"], given)
+    _check_heads(flow, segments, teacher)
     plan = PairPlan(
         seed=spec["seed"],
         count=spec["count"],
-        edges=Segments.of(spec["segments"], given).edges,
+        edges=segments.edges,
         tol=spec["tol"],
         error_norm=spec["error_norm"],
         dtype=spec["dtype"],
@@ -67,3 +73,19 @@ def shard(
             device=device,
             progress=Progress(f"pairs {spec['name']} {number}", len(indices)),
         )
+
+
+def _check_heads(flow: Flow, segments: Segments, teacher: Path) -> None:
+    """A head knows the segment that it was trained for, and no other."""
+    if flow.model.segments == 1 or flow.segments.same(segments):
+        return
+    own, wanted = (
+        " ".join(f"{edge:.6g}" for edge in one.edges)
+        for one in (flow.segments, segments)
+    )
+    raise UserError(
+        f"its heads were trained for segments with edges {own}",
+        where=str(teacher),
+        expected=f"{wanted}, those of the pairs",
+        do="take a teacher of one segment, or pairs with its edges",
+    )

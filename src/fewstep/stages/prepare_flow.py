@@ -62,8 +62,9 @@ def state(source: Path, record: Path | None, out: Path) -> None:
         "exp_avg": found.exp_avg,
         "exp_avg_sq": found.exp_avg_sq,
     }
+    # What has no average is shared, which the file format refuses.
     tensors: dict[str, Tensor] = {
-        f"{part}/{name}": tensor
+        f"{part}/{name}": tensor.clone()
         for part, named in parts.items()
         for name, tensor in named.items()
     }

@@ -11,9 +11,11 @@ from fewstep.results import (
     BLOCKS,
     CONVERGENCE,
     EVALUATIONS,
+    STRAIGHTNESS,
     STRATEGIES,
     TIMING,
     TRAINING,
+    TRAJECTORIES,
     Table,
     upsert,
 )
@@ -32,7 +34,9 @@ _SOURCES: tuple[tuple[Table, tuple[str, ...], tuple[str, ...]], ...] = (
         ("experiment", "source"),
     ),
     (STRATEGIES, ("*/strategies.parquet",), ("experiment", "sampler")),
-    (TIMING, ("*/timing.parquet",), ("experiment", "sampler")),
+    (TIMING, ("timing.parquet", "*/timing.parquet"), ("experiment", "sampler")),
+    (STRAIGHTNESS, ("straightness.parquet",), ("experiment",)),
+    (TRAJECTORIES, ("trajectories.parquet",), ("experiment",)),
 )
 
 
@@ -100,7 +104,7 @@ def build(spec: dict[str, Any], out: Path) -> None:
         for sampler in samplers
         if RESULTS / f"{name}_{sampler}_fid.json" not in shown
     }
-    render(
+    charts = render(
         Inputs(
             jsons=shown,
             tables={table: paths for table, paths in sources(spec).items() if paths},
@@ -115,7 +119,10 @@ def build(spec: dict[str, Any], out: Path) -> None:
         out.with_suffix(".json"),
         {
             "evaluations": [str(path) for path in shown],
-            "pictures": [str(p.path) for name in pictures for p in pictures[name]],
+            "pictures": [
+                *map(str, charts),
+                *(str(p.path) for name in pictures for p in pictures[name]),
+            ],
             "page": str(out),
         },
     )
@@ -123,7 +130,10 @@ def build(spec: dict[str, Any], out: Path) -> None:
 
 def _pictures(spec: dict[str, Any], name: str) -> list[Picture]:
     """Grids and traces of an experiment that are there."""
-    found = []
+    found, solvers = [], RESULTS / name / "solvers.png"
+    if solvers.exists():
+        caption = "each row one solver, each column the same noise"
+        found.append(Picture(solvers, caption, "trace"))
     for sampler in spec["experiments"][name]:
         folder = RESULTS / name / sampler
         grid, trace = folder / "grid.png", folder / "trace.png"

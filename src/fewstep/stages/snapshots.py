@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import Tensor
 from fewstep import checkpoints, files
 from fewstep.device import pick_device
 from fewstep.extractors import load_extractor
+from fewstep.fidelity import ScoreOptions
 from fewstep.references import load_reference
 from fewstep.sampling import SampleOptions, draw_samples
 from fewstep.seqrf.checkpoint import check_fits
 from fewstep.seqrf.sampler import Flow, build_model, make_sampler
 from fewstep.seqrf.segments import Segments
-from fewstep.stages.score import score_options, score_samples
+from fewstep.stages.score import score_samples
 
 
 class Snapshots:
@@ -75,19 +77,20 @@ class Snapshots:
         flow = Flow(model.to(pick_device()).eval(), segments, "exact")
         samples = path.parent / f"step-{step:08d}-samples.json"
         options = SampleOptions(
-            seed=scoring["evaluation"]["seeds"][0],
+            seed=scoring["seed"],
             start=0,
             stop=n,
             batch=wanted["sampling"]["batch"],
             shard=wanted["sampling"]["shard_size"],
-            rounding=scoring["evaluation"]["protocol"]["rounding"],
+            rounding=scoring["rounding"],
             nan_policy=wanted["sampling"]["nan_policy"],
+            max_redraws=wanted["sampling"]["max_redraws"],
         )
         draw_samples(
             make_sampler(flow, wanted, wanted["sampling"]["precision"]),
             options,
             samples,
-            key=files.sha256_json({"run": self.key, "step": step}),
+            key=files.sha256_json({"run": self.key, "step": step, **scoring}),
             label=f"sample {self.spec['name']} at step {step}",
         )
         extractor = load_extractor(
@@ -97,26 +100,19 @@ class Snapshots:
             device=pick_device(),
         )
         assert self.reference is not None
-        real = load_reference(self.reference, extractor.dim)
-        asked = {
-            **scoring["evaluation"],
-            "n": n,
-            "kid": False,
-            "precision_recall": False,
-        }
         found = score_samples(
-            {**scoring, "evaluation": asked},
+            {**scoring, "evaluation": {"n": n, "batch": scoring["batch"]}},
             samples,
-            real,
+            load_reference(self.reference, extractor.dim),
             extractor,
-            score_options(asked),
+            ScoreOptions(isc_splits=None),
         )
         return {"score": found["row"][self.metric], "score_n": n}
 
     def write_index(self) -> None:
         """`snapshots.json`: the files of this run; those of others are removed."""
-        listed = []
-        for path in sorted((self.folder / "snapshots").glob("step-*.safetensors")):
+        listed, folder = [], self.folder / "snapshots"
+        for path in sorted(folder.glob("step-*.safetensors")):
             about = checkpoints.read_manifest(path)
             if about.get("run") == self.key:
                 sha256 = files.sha256_file(path)
@@ -124,4 +120,9 @@ class Snapshots:
             else:
                 path.unlink()
                 path.with_suffix(".json").unlink(missing_ok=True)
+                for samples in folder.glob(f"{path.stem}-samples*"):
+                    if samples.is_dir():
+                        shutil.rmtree(samples)
+                    else:
+                        samples.unlink()
         files.write_json(self.folder / "snapshots.json", {"snapshots": listed})

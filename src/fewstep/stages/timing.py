@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +52,66 @@ def run(
         out: `timing.json`.
         rows: Parquet, table timing.
     """
-    sampler = load_sampler(spec, checkpoint, plan)
-    rival = load_sampler(spec["baseline"], baseline_checkpoint, baseline_plan)
-    measured = _measure_all(spec, sampler, rival)
-    machine = hardware(sampler.device)
+    name = spec["sampler"]
+    clocks = _time(
+        spec,
+        {name: spec},
+        {name: plan},
+        checkpoint,
+        _baseline(spec, baseline_checkpoint, baseline_plan),
+    )
+    _file_rows(clocks, rows)
+    files.write_json(out, clocks[name])
+
+
+def run_together(
+    spec: dict[str, Any],
+    checkpoint: Path,
+    plans: Sequence[Path],
+    baseline_checkpoint: Path,
+    baseline_plan: Path,
+    out: Path,
+    rows: Path,
+) -> None:
+    """Time all samplers of an experiment, and the baseline, in turn on the same noise.
+
+    Args:
+        spec: as of `run`, with the samplers' own settings in `samplers`.
+        checkpoint: of all samplers.
+        plans: one a sampler, in the order of `samplers`.
+        baseline_checkpoint, baseline_plan: of the baseline.
+        out: `timing.json` with `samplers`: name to what `run` writes.
+        rows: Parquet, table timing.
+    """
+    named = dict(zip(spec["samplers"], plans, strict=True))
+    rival = _baseline(spec, baseline_checkpoint, baseline_plan)
+    clocks = _time(spec, spec["samplers"], named, checkpoint, rival)
+    _file_rows(clocks, rows)
+    files.write_json(out, {"samplers": clocks})
+
+
+def _baseline(spec: dict[str, Any], checkpoint: Path, plan: Path) -> Sampler:
+    found: Sampler = load_sampler(spec["baseline"], checkpoint, plan)
+    return found
+
+
+def _time(
+    spec: dict[str, Any],
+    specs: Mapping[str, dict[str, Any]],
+    plans: Mapping[str, Path],
+    checkpoint: Path,
+    rival: Sampler,
+) -> dict[str, dict[str, Any]]:
+    """What `timing.json` says of each sampler."""
+    samplers = {
+        name: load_sampler(own, checkpoint, plans[name]) for name, own in specs.items()
+    }
+    measured = _measure_all(spec, samplers, rival)
+    machine = hardware(rival.device)
     shared = {
         "experiment": spec["name"],
-        "sampler": spec["sampler"],
         "repeats": spec["timing"]["repeats"],
         "warmup": spec["timing"]["warmup"],
-        "strategy": files.read_json(plan)["notation"],
         "device": machine["device"],
         "hardware": machine["hardware"],
         "threads": threads(),
@@ -68,28 +120,42 @@ def run(
         "code_digest": spec.get("code"),
         "created_utc": utc_now(),
     }
-    extra = ("seconds_end_to_end", "seconds_baseline", "steps")
-    write_rows(
-        rows,
-        TIMING,
-        [
-            TIMING.new_row(**shared, **{k: v for k, v in m.items() if k not in extra})
-            for m in measured
-        ],
-    )
-    files.write_json(out, {**shared, "batches": measured})
+    return {
+        name: {
+            **shared,
+            "sampler": name,
+            "strategy": files.read_json(plans[name])["notation"],
+            "batches": [entry[name] for entry in measured],
+        }
+        for name in specs
+    }
+
+
+_NOT_IN_TABLE = ("seconds_end_to_end", "seconds_baseline", "steps", "nfe")
+
+
+def _file_rows(clocks: Mapping[str, dict[str, Any]], rows: Path) -> None:
+    """The rows of the table timing."""
+    made = []
+    for clock in clocks.values():
+        shared = {key: value for key, value in clock.items() if key != "batches"}
+        for entry in clock["batches"]:
+            kept = {k: v for k, v in entry.items() if k not in _NOT_IN_TABLE}
+            made.append(TIMING.new_row(**shared, **kept))
+    write_rows(rows, TIMING, made)
 
 
 def _measure_all(
-    spec: dict[str, Any], sampler: Sampler, rival: Sampler
-) -> list[dict[str, Any]]:
+    spec: dict[str, Any], samplers: Mapping[str, Sampler], rival: Sampler
+) -> list[dict[str, dict[str, Any]]]:
     """Every batch size that fits into memory."""
     measured, batches = [], spec["timing"]["batches"]
-    progress = Progress(f"time {spec['name']}/{spec['sampler']}", len(batches), every=5)
+    what = "/".join([spec["name"], *([] if len(samplers) > 1 else samplers)])
+    progress = Progress(f"time {what}", len(batches), every=5)
     for batch in batches:
         try:
-            measured.append(_measure(spec, sampler, rival, batch))
-            note = f"batch {batch}: {measured[-1]['seconds']:.3g} s"
+            measured.append(_measure(spec, samplers, rival, batch))
+            note = f"batch {batch} done"
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             note = f"batch {batch} does not fit into memory: left out"
@@ -104,57 +170,66 @@ def _measure_all(
 
 
 def _measure(
-    spec: dict[str, Any], sampler: Sampler, rival: Sampler, batch: int
-) -> dict[str, Any]:
-    """One batch size: medians of the sampler, of the baseline, and of a whole draw."""
+    spec: dict[str, Any], samplers: Mapping[str, Sampler], rival: Sampler, batch: int
+) -> dict[str, dict[str, Any]]:
+    """One batch size: medians of every sampler, of the baseline, of whole draws."""
     indices = list(range(batch))
     labels = labels_for(spec["labels"], spec["num_classes"], indices, 0)
-    inputs = sampler.inputs(0, indices, labels, purpose="timing")
-    rival_inputs = rival.inputs(0, indices, labels, purpose="timing")
-    theirs = rival.draw(rival_inputs)
-    reset_peak_memory(sampler.device)
-    mine = sampler.draw(inputs)
-    peak = peak_memory_mb(sampler.device)
-    name = spec["baseline_name"]
-    calls = {
-        "sampler": lambda: sampler.draw(inputs),
-    }
-    if not _is_baseline(spec):
-        calls["baseline"] = lambda: rival.draw(rival_inputs)
+    theirs_in = rival.inputs(0, indices, labels, purpose="timing")
+    theirs = rival.draw(theirs_in)
+    drawn, peaks, calls = {}, {}, {}
+    for name, sampler in samplers.items():
+        # The same noise; a sampler's temperature is its own.
+        inputs = sampler.inputs(0, indices, labels, purpose="timing")
+        reset_peak_memory(sampler.device)
+        drawn[name] = sampler.draw(inputs)
+        peaks[name] = peak_memory_mb(sampler.device)
+        calls[name] = partial(sampler.draw, inputs)
+    own = _baseline_among(spec, samplers)
+    if own is None:
+        calls[_RIVAL] = partial(rival.draw, theirs_in)
+    wanted = spec["timing"]
+    device = rival.device
     timings = alternate(
-        calls,
-        repeats=spec["timing"]["repeats"],
-        device=sampler.device,
-        warm_up=spec["timing"]["warmup"],
+        calls, repeats=wanted["repeats"], device=device, warm_up=wanted["warmup"]
     )
     whole = alternate(
-        {"end to end": lambda: complete(sampler, 0, indices, labels)},
+        {n: partial(complete, s, 0, indices, labels) for n, s in samplers.items()},
         repeats=2,
-        device=sampler.device,
-        warm_up=0,  # the sampler is warm
-    )["end to end"]
-    seconds, partner = timings["sampler"].median, timings.get("baseline")
+        device=device,
+        warm_up=0,  # the samplers are warm
+    )
+    partner = timings[_RIVAL if own is None else own].median
+    exact = spec["exact_baseline"]
     return {
-        "batch": batch,
-        "seconds": seconds,
-        "seconds_iqr": timings["sampler"].iqr,
-        "seconds_per_image": seconds / batch,
-        "images_per_second": batch / seconds,
-        "seconds_end_to_end": whole.median,
-        "seconds_baseline": partner.median if partner else None,
-        "baseline": name if partner else None,
-        "ratio": partner.median / seconds if partner else None,
-        "steps": mine.steps,
-        "iterations": mine.iterations or None,
-        "nfe": mine.means.get("nfe"),
-        "error_to_exact": _distance(mine, theirs) if spec["exact_baseline"] else None,
-        "peak_memory_mb": peak,
+        name: {
+            "batch": batch,
+            "seconds": timings[name].median,
+            "seconds_iqr": timings[name].iqr,
+            "seconds_per_image": timings[name].median / batch,
+            "images_per_second": batch / timings[name].median,
+            "seconds_end_to_end": whole[name].median,
+            "seconds_baseline": None if name == own else partner,
+            "baseline": None if name == own else spec["baseline_name"],
+            "ratio": None if name == own else partner / timings[name].median,
+            "steps": drawn[name].steps,
+            "iterations": drawn[name].iterations or None,
+            "nfe": drawn[name].means.get("nfe"),
+            "error_to_exact": _distance(drawn[name], theirs) if exact else None,
+            "peak_memory_mb": peaks[name],
+        }
+        for name in samplers
     }
 
 
-def _is_baseline(spec: dict[str, Any]) -> bool:
-    own, other = spec, spec["baseline"]
-    return all(own[key] == other[key] for key in ("name", "sampler"))
+_RIVAL = "baseline of another experiment"
+
+
+def _baseline_among(spec: dict[str, Any], samplers: Iterable[str]) -> str | None:
+    """The baseline's name, if it is itself one of the samplers."""
+    other = spec["baseline"]
+    same = other["name"] == spec["name"] and other["sampler"] in samplers
+    return str(other["sampler"]) if same else None
 
 
 def _distance(mine: Draw, theirs: Draw) -> float | None:

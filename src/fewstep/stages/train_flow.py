@@ -99,12 +99,14 @@ def train_flow(
 
 
 def run_key(spec: dict[str, Any], sources: Sources) -> str:
-    """Identity of a training run: what decides its weights."""
+    """Identity of a training run: what decides its weights and its scores."""
     recipe = {k: v for k, v in spec["train"].items() if k not in COSMETIC}
     read = {
         "dataset": sources.dataset and sources.dataset / "dataset.json",
         "pairs": sources.pairs,
         "start": sources.start,
+        "reference": sources.reference,
+        "extractor": sources.extractor,
     }
     return files.sha256_json(
         {
@@ -112,6 +114,7 @@ def run_key(spec: dict[str, Any], sources: Sources) -> str:
             "segments": spec["segments"],
             "train": recipe,
             "code": spec.get("code", ""),
+            **{k: spec[k] for k in ("scoring",) if k in spec},
             **{k: files.sha256_file(path) for k, path in read.items() if path},
         }
     )
@@ -203,10 +206,9 @@ def _parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def _with_heads(model: NCSNpp, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """One-headed tensors with the model's number of heads; others as they are."""
-    own, first = model.state_dict(), model.time_names[0]
-    one_head = first in tensors and (
-        len(tensors[first]) * model.segments == len(own[first])
-    )
-    if not one_head or model.segments == 1:
+    own, k = model.state_dict(), model.segments
+    # One that is missing is named later, when the weights are loaded.
+    names = [name for name in model.time_names if name in tensors]
+    if k == 1 or any(len(tensors[name]) * k != len(own[name]) for name in names):
         return tensors
-    return split_heads(tensors, model.time_names, model.segments)
+    return split_heads(tensors, names, k)

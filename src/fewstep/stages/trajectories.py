@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fewstep import files
 from fewstep.device import pick_device
+from fewstep.errors import UserError
 from fewstep.images import filmstrip, save_png
 from fewstep.provenance import utc_now
 from fewstep.results.flows import (
@@ -57,7 +60,9 @@ def measure(spec: dict[str, Any], weights: Path, rows: Path, paths: Path) -> Non
 
 
 def _solvers(spec: dict[str, Any], flow: Flow) -> dict[str, dict[str, Any]]:
-    """The path itself, then the experiment's solvers."""
+    """The path itself where the flow has one, then the experiment's solvers."""
+    if not spec["trajectory"]["fine"]:
+        return dict(spec["solvers"])
     path = {
         "solver": "euler",
         "steps": max(spec["trajectory"]["steps"], flow.segments.k),
@@ -99,10 +104,10 @@ def _straightness(
     rows: list[dict[str, Any]] = []
     path, times = found.trajectory, found.times
     whole = gaps(path, times).mean(1)
-    for parts in (own, *map(Segments.uniform, others)):
-        if parts.k != own.k:
+    for parts in (own, *(Segments.uniform(k) for k in others if k != own.k)):
+        if parts is not own:
             shared["sampler"] = f"{common['sampler']}-k{parts.k}"
-        sequential = sequential_gaps(path, times, parts).mean(1)
+        sequential = _sequential(path, times, parts)
         rows += straightness_rows(
             times.tolist(),
             whole.tolist(),
@@ -111,6 +116,19 @@ def _straightness(
             **shared,
         )
     return rows
+
+
+def _sequential(path: Tensor, times: Tensor, parts: Segments) -> Tensor:
+    """Sequential gap of every step, mean over the batch."""
+    try:
+        return sequential_gaps(path, times, parts).mean(1)
+    except ValueError as error:
+        raise UserError(
+            str(error),
+            where="trajectory.compare",
+            expected="segments that the path's steps pass through",
+            do="leave this number out, or change trajectory.steps",
+        ) from error
 
 
 def _paths(
@@ -144,8 +162,9 @@ def solver_pictures(samples: list[Path], out: Path, *, columns: int = 10) -> Non
     strips = []
     for path in samples:
         title = str(read_manifest(path).extra["sampler"])
-        images = np.asarray(next(read_images(path))[:columns])
-        strips.append((title, list(images)))
+        images = (image for shard in read_images(path) for image in shard)
+        strips.append((title, [np.array(one) for one in islice(images, columns)]))
     scale = max(1, 64 // strips[0][1][0].shape[-1])
-    titles = [f"sample {i}" for i in range(len(strips[0][1]))]
+    longest = max(len(images) for _, images in strips)
+    titles = [f"sample {i}" for i in range(longest)]
     save_png(filmstrip(strips, titles, scale=scale), out)
