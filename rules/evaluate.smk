@@ -13,6 +13,8 @@ rule sample:
         runtime=1440,
         mem_mb=32000,
         gpu=1,
+        # No param: a sample does not depend on how many are drawn at once.
+        batch_size=lambda w: GRAPH.sampling_batch((w.experiment, w.sampler)),
     params:
         spec=lambda w: as_json(GRAPH.sample((w.experiment, w.sampler))),
         model=lambda w: GRAPH.weights((w.experiment, w.sampler)),
@@ -21,7 +23,7 @@ rule sample:
     shell:
         "python -m fewstep --threads {threads} sample --spec {params.spec:q}"
         " --model {params.model} --plan {input.plan} --seed {wildcards.seed}"
-        " --out {output} 2>&1 | tee {log}"
+        " --batch {resources.batch_size} --out {output} 2>&1 | tee {log}"
 
 
 rule timing:

@@ -13,7 +13,7 @@ rule export_model:
         runtime=10,
         mem_mb=4000,
     params:
-        command="snakemake --profile local demo_scratch",
+        command=lambda w, output: f"snakemake --profile local {output.model}",
         code=code("stages.export"),
     message:
         "write {wildcards.experiment} as a small asset"

@@ -63,7 +63,7 @@ rule seqrf_edges:
     params:
         spec=lambda w: as_json(GRAPH.edges(w.name)),
     message:
-        "segments of equal curvature for the pairs {wildcards.name}"
+        "straightest segments for the pairs {wildcards.name}"
     shell:
         "python -m fewstep --threads {threads} edges --spec {params.spec:q}"
         " --model {input} --out {output} 2>&1 | tee {log}"
@@ -87,8 +87,10 @@ rule seqrf_pairs:
         runtime=240,
         mem_mb=32000,
         gpu=1,
+        # No param: a pair does not depend on how many are made at once.
+        batch_size=lambda w: GRAPH.pair_batch(w.name),
     params:
-        spec=lambda w: as_json(GRAPH.pair_shard(w.name)),
+        spec=lambda w: as_json(GRAPH.pair_shard(w.name, int(w.number))),
         number=lambda w: int(w.number),
         dataset=lambda w: GRAPH.pair_dataset(w.name),
         edges=lambda w: GRAPH.edges_option(w.name),
@@ -97,7 +99,8 @@ rule seqrf_pairs:
     shell:
         "python -m fewstep --threads {threads} pairs --spec {params.spec:q}"
         " --number {params.number} --model {input.teacher} --dataset {params.dataset}"
-        " {params.edges} --out {output.pairs} 2>&1 | tee {log}"
+        " {params.edges} --batch {resources.batch_size} --out {output.pairs}"
+        " 2>&1 | tee {log}"
 
 
 rule seqrf_collect:
@@ -111,12 +114,15 @@ rule seqrf_collect:
         runtime=10,
         mem_mb=2000,
     params:
-        records=lambda w, input: [f"--record {path}" for path in input],
+        folder="results/pairs/{name}",
+        shards=lambda w, input: len(input),
+        total=lambda w: GRAPH.pair_count(w.name),
         code=code("seqrf.pairs"),
     message:
         "manifest of the reflow pairs {wildcards.name}"
     shell:
-        "python -m fewstep collect-pairs {params.records} --out {output}"
+        "python -m fewstep collect-pairs --folder {params.folder}"
+        " --shards {params.shards} --count {params.total} --out {output}"
         " 2>&1 | tee {log}"
 
 
@@ -137,6 +143,8 @@ rule seqrf_train:
         runtime=1440,
         mem_mb=32000,
         gpu=lambda w: GRAPH.gpus(w.experiment),
+        # Of the snapshots' samples, which do not depend on it.
+        batch_size=lambda w: GRAPH.snapshot_batch(w.experiment),
     params:
         spec=lambda w: as_json(GRAPH.flow_train(w.experiment)),
         sources=GRAPH.train_options,
@@ -145,7 +153,8 @@ rule seqrf_train:
         "train {wildcards.experiment}"
     shell:
         "python -m fewstep --threads {threads} train-flow --spec {params.spec:q}"
-        " --gpus {resources.gpu} {params.sources} --work {params.work}"
+        " --gpus {resources.gpu} --batch {resources.batch_size} {params.sources}"
+        " --work {params.work}"
         " --out {output.model} --curve {output.curve} 2>&1 | tee {log}"
 
 

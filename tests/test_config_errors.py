@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from fewstep.config import load_config
 from fewstep.errors import UserError
 from fewstep.yamlpos import read
-from tests.config_mistakes import MISTAKES, STRATEGIES
+from tests.config_mistakes import FLOW_MISTAKES, MISTAKES, STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 SOUND = Path(__file__).with_name("config_errors.yaml")
 BASE = SOUND.read_text()
+FLOWS = Path(__file__).with_name("config_errors_flows.yaml")
 ASSETS = ROOT / "workflow/assets.yaml"
 Broken = Callable[..., str]
 
@@ -26,8 +27,8 @@ Broken = Callable[..., str]
 def broken(tmp_path: Path) -> Broken:
     """The error line of the digits configuration after replacing (old, new) pairs."""
 
-    def error(*changes: tuple[str, str], **options: Any) -> str:
-        text = BASE
+    def error(*changes: tuple[str, str], base: str = BASE, **options: Any) -> str:
+        text = base
         for old, new in changes:
             assert old in text, old
             text = text.replace(old, new, 1)
@@ -42,9 +43,9 @@ def broken(tmp_path: Path) -> Broken:
     return error
 
 
-def line_of(text: str) -> int:
+def line_of(text: str, base: str = BASE) -> int:
     """Line number in the digits configuration."""
-    return BASE[: BASE.index(text)].count("\n") + 1
+    return base[: base.index(text)].count("\n") + 1
 
 
 DIGITS = "experiments.digits"
@@ -56,6 +57,50 @@ def test_mistake_in_an_experiment(broken: Broken, name: str) -> None:
     (old, new), message = MISTAKES[name]
     line = line_of(old)
     assert broken((old, new)).startswith(f"config.yaml:{line} {DIGITS}.{message}")
+
+
+@pytest.mark.parametrize("name", FLOW_MISTAKES)
+def test_mistake_in_a_flow(broken: Broken, tmp_path: Path, name: str) -> None:
+    """The same for flows and their pairs; names are answered with the nearest one."""
+    (old, new), message, *other = FLOW_MISTAKES[name]
+    (tmp_path / "flow.pth").touch()
+    text = FLOWS.read_text()
+    assert text.count(old) == 1, old
+    changed = text.replace(old, new)
+    line = line_of(other[0], changed) if other else line_of(old, text)
+    error = broken((old, new), base=text)
+    assert error.startswith(f"config.yaml:{line} {message}")
+
+
+def test_flows_are_sound(tmp_path: Path) -> None:
+    """Unbroken, the flows load: what breaks them is the mistake alone."""
+    (tmp_path / "flow.pth").touch()
+    config = load_config(FLOWS, None, root=tmp_path)
+    assert "euler-2-at20" in config.experiments["seq2"].samplers
+
+
+def test_unknown_batch_preset(broken: Broken, tmp_path: Path) -> None:
+    """A device that no preset knows, from the file or the command line, is refused."""
+    (tmp_path / "flow.pth").touch()
+    text = FLOWS.read_text()
+    error = broken(base=text, overrides={"batch_preset": "tpu-v3"})
+    assert error.startswith(
+        "override batch_preset: unknown preset 'tpu-v3'; expected 'tpu-v3-8' (the near"
+    )
+    error = broken(("batch_presets:", "batch_preset: gpu\nbatch_presets:"), base=text)
+    line = line_of("batch_presets:", text)
+    assert error.startswith(f"config.yaml:{line} batch_preset: unknown preset 'gpu'")
+
+
+def test_batch_preset_above_the_pairs(broken: Broken, tmp_path: Path) -> None:
+    """A preset's batch is checked like one in the file."""
+    (tmp_path / "flow.pth").touch()
+    change = ("{train: 24, sample: 12}", "{train: 45, sample: 12}")
+    options: Any = {
+        "base": FLOWS.read_text(),
+        "overrides": {"batch_preset": "tpu-v3-8"},
+    }
+    assert "a batch of 45 is more than the pairs" in broken(change, **options)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -310,11 +355,12 @@ DAMAGE = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_damage_never_gives_a_traceback(data: st.DataObject) -> None:
     """A configuration with any value replaced loads, or gives one line."""
-    value: Any = read(SOUND).value
+    file = data.draw(st.sampled_from([SOUND, FLOWS]))
+    value: Any = read(file).value
     path: list[str] = []
     inner = value
     while isinstance(inner, dict) and (not path or data.draw(st.integers(0, 5))):
@@ -325,7 +371,7 @@ def test_damage_never_gives_a_traceback(data: st.DataObject) -> None:
         damage = {key: damage}
     message = ""
     try:
-        load_config(SOUND, None, damage, ROOT)
+        load_config(file, None, damage, ROOT)
     except UserError as error:
         message = str(error)
     assert "\n" not in message

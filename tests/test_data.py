@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep import data
+from fewstep.datasets import build_dataset
 from fewstep.errors import UserError
 from tests.specs import dataset_spec
 
@@ -26,7 +27,7 @@ def make_spec(**changes):
 def built(tmp_path_factory):
     """The digits, built once; tests copy what they break."""
     folder = tmp_path_factory.mktemp("data") / "digits"
-    data.build_dataset(make_spec(), folder)
+    build_dataset(make_spec(), folder)
     return folder
 
 
@@ -76,13 +77,13 @@ def test_empty_batch(built):
 def test_unknown_source_names_the_nearest(tmp_path):
     """A misspelt source is answered with the nearest one."""
     with pytest.raises(UserError, match="source 'digit'; expected 'digits'"):
-        data.build_dataset(make_spec(source="digit"), tmp_path)
+        build_dataset(make_spec(source="digit"), tmp_path)
 
 
 def test_hopeless_source_lists_them_all(tmp_path):
     """A source near to none is answered with the list."""
     with pytest.raises(UserError, match="expected colour-mnist, twemoji, digits, fol"):
-        data.build_dataset(make_spec(source="zzz"), tmp_path)
+        build_dataset(make_spec(source="zzz"), tmp_path)
 
 
 def test_no_torch():

@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "workflow" / "config.yaml"
 
 
+FLOWS = ROOT / "tests" / "workflow" / "flows.yaml"
+
+
 def graph(**overrides: Any) -> Graph:
     """The tiny configuration with changes to the experiment `digits`."""
     return Graph(ROOT, [TINY], {"experiments": {"digits": overrides}})
@@ -31,6 +34,22 @@ SPECS = {
     "timing": lambda g: g.timing(("digits", "gsj")),
     "score": lambda g: g.score("digits"),
 }
+
+
+@pytest.fixture
+def flow_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder that holds the checkpoint of flows.yaml."""
+    (tmp_path / "rf-tiny.pth").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+def changed(specs: dict[str, Any], before: Graph, after: Graph) -> set[str]:
+    """Names of the specs that differ."""
+    return {
+        name
+        for name, spec in specs.items()
+        if as_json(spec(before)) != as_json(spec(after))
+    }
 
 
 @pytest.mark.parametrize(
@@ -53,13 +72,123 @@ def test_a_change_reaches_just_the_stages_that_use_it(
     change: dict[str, Any], expected: set[str]
 ) -> None:
     """Each setting stands in the specs of the stages that read it."""
-    before, after = graph(), graph(**change)
-    changed = {
-        name
-        for name, spec in SPECS.items()
-        if as_json(spec(before)) != as_json(spec(after))
+    assert changed(SPECS, graph(), graph(**change)) == expected
+
+
+FLOW_SPECS = {
+    "edges": lambda g: g.edges("ada"),
+    "pairs": lambda g: g.pair_shard("k2", 1),
+    "ada pairs": lambda g: g.pair_shard("ada", 0),
+    "train base": lambda g: g.flow_train("base"),
+    "train": lambda g: g.flow_train("seq2"),
+    "train distilled": lambda g: g.flow_train("distilled"),
+    "solver": lambda g: g.solver_plan("seq2/euler-2"),
+    "swept solver": lambda g: g.solver_plan("seq2/euler-2-at20"),
+    "sample": lambda g: g.sample(("seq2", "euler-2")),
+    "sample rk45": lambda g: g.sample(("seq2", "rk45")),
+    "timing": lambda g: g.timed_together("seq2"),
+    "trajectories": lambda g: g.trajectories("seq2"),
+    "score": lambda g: g.score("seq2"),
+    "row": lambda g: g.evaluation(("seq2", "euler-2")),
+}
+
+
+def seq2(**changes: Any) -> dict[str, Any]:
+    """Changes to the experiment `seq2`."""
+    return {"experiments": {"seq2": changes}}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"pairs": {"k2": {"tol": 1e-3}}}, {"pairs"}),
+        ({"pairs": {"k2": {"count": 90}}}, set()),
+        ({"pairs": {"k2": {"batch": 9}}}, set()),
+        ({"pairs": {"ada": {"adaptive": {"samples": 9}}}}, {"edges"}),
+        ({"pairs": {"ada": {"seed": 1}}}, {"ada pairs"}),
+        (seq2(train={"lr": 2e-3}), {"train"}),
+        (seq2(train={"steps": 60}), {"train"}),
+        (seq2(train={"gpus": 4}), set()),
+        (seq2(evaluation={"n": 90}), {"sample", "sample rk45", "score"}),
+        (seq2(evaluation={"isc_splits": 3}), {"score"}),
+        (seq2(timing={"repeats": 2}), {"timing"}),
+        (seq2(trajectory={"shown": 1}), {"trajectories"}),
+        (
+            seq2(samplers={"rk45": {"tol": 0.1}}),
+            {"sample rk45", "timing", "trajectories"},
+        ),
+        (
+            seq2(samplers={"euler-2": {"steps": 3}}),
+            {"solver", "swept solver", "sample", "train", "timing", "trajectories"},
+        ),
+        (seq2(samplers={"euler-2": {"published": None}}), {"row"}),
+        (seq2(sweep={"steps": [20, 40]}), set()),
+    ],
+)
+@pytest.mark.usefixtures("flow_folder")
+def test_a_change_to_flows_reaches_just_the_stages_that_use_it(
+    change: dict[str, Any], expected: set[str]
+) -> None:
+    """Pairs, trainings, solvers and pictures each depend on their own settings."""
+    after = Graph(ROOT, [FLOWS], change)
+    assert changed(FLOW_SPECS, Graph(ROOT, [FLOWS]), after) == expected
+
+
+@pytest.mark.usefixtures("flow_folder")
+def test_a_batch_preset_reaches_pairs_samples_and_trainings() -> None:
+    """A device's batches are laid over the flows of a dataset; weights alone differ."""
+    preset = {"tpu": {"digits": {"train": 20, "sample": 12}}}
+    change = {"batch_presets": preset, "batch_preset": "tpu"}
+    before, after = Graph(ROOT, [FLOWS]), Graph(ROOT, [FLOWS], change)
+    cell = ("seq2", "euler-2")
+    assert (before.pair_batch("k2"), after.pair_batch("k2")) == (8, 12)
+    assert (before.sampling_batch(cell), after.sampling_batch(cell)) == (40, 12)
+    assert after.flow_train("base")["train"]["batch"] == 20
+    assert after.flow_train("seq2")["train"]["batch"] == 20
+    drawn = {name: FLOW_SPECS[name] for name in ("pairs", "sample", "sample rk45")}
+    assert changed(drawn, before, after) == set()
+
+
+@pytest.mark.usefixtures("flow_folder")
+def test_the_clock_knows_every_sampler_of_a_flow() -> None:
+    """Times of a sweep are those of the sampler that it repeats; none is missing."""
+    own = {"heun-3": {"solver": "heun", "steps": 3, "train_step": 20}}
+    g = Graph(ROOT, [FLOWS], seq2(samplers=own))
+    timed = g.timed("seq2")
+    assert sorted(timed) == ["euler-2", "heun-2", "heun-3", "rk45"]
+    assert g.timed_as(("seq2", "euler-2-at20")) == "euler-2"
+    assert g.timed_as(("seq2", "heun-3")) == "heun-3"
+    assert list(g.timed_together("seq2")["samplers"]) == timed
+
+
+@pytest.mark.usefixtures("flow_folder")
+def test_weights_of_a_step_come_from_the_snapshots() -> None:
+    """A swept sampler rests on the list of snapshots and loads the file of its step."""
+    g = Graph(ROOT, [FLOWS])
+    swept = ("seq2", "euler-2-at20")
+    assert g.weights(swept) == "results/seq2/snapshots/step-00000020.safetensors"
+    assert g.weights_input(swept) == "results/seq2/snapshots.json"
+    assert g.weights_input(("seq2", "euler-2")) == "results/seq2/model.safetensors"
+
+
+@pytest.mark.usefixtures("flow_folder")
+def test_a_training_rests_on_what_its_objective_reads() -> None:
+    """Pairs with their shards and teacher, or the images; the state where imported."""
+    g = Graph(ROOT, [FLOWS])
+    found = {
+        name: g.train_inputs(SimpleNamespace(experiment=name))
+        for name in ("base", "seq2", "stepped")
     }
-    assert changed == expected
+    assert set(found["base"]) == {"dataset"}
+    assert found["seq2"]["pairs"] == [
+        "results/pairs/k2/pairs.json",
+        *(f"results/pairs/k2/shard-0000{i}.arrow" for i in range(3)),
+    ]
+    assert found["seq2"]["teacher"] == ["results/base/model.safetensors"]
+    assert found["seq2"]["reference"] == ["results/references/digits.npz"]
+    assert found["stepped"]["start"] == ["results/released/state.safetensors"]
+    assert "reference" not in found["stepped"]
+    assert g.checkpoint_inputs("released") == ["rf-tiny.pth"]
 
 
 def test_parsing_the_graph_needs_no_torch() -> None:

@@ -56,21 +56,28 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def write_state_dict(
-    path: str | Path, tensors: Mapping[str, Tensor], manifest: dict[str, Any]
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    manifest: dict[str, Any],
+    history: dict[str, Any] | None = None,
 ) -> None:
     """Write a `.safetensors` file with its manifest in the header and beside it.
 
     Args:
         path: `….safetensors`; the manifest also goes to `….json`.
         tensors: contiguous copies are made.
-        manifest: a JSON value: where the weights come from.
+        manifest: a JSON value: what the weights are. Equal weights with an equal
+            manifest are an equal file.
+        history: when, where and how fast they were made: `….json` alone.
     """
     path = Path(path)
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with files.atomic_path(path) as part:
         save_file(whole, part, {"manifest": json.dumps(manifest, sort_keys=True)})
     record = {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
-    files.write_json(path.with_suffix(".json"), {**record, **manifest})
+    files.write_json(
+        path.with_suffix(".json"), {**record, **manifest, **(history or {})}
+    )
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Datasets on disk: built once, opened as memory maps, drawn from by counter.
+"""Datasets on disk: opened as memory maps, drawn from by counter.
 
 A dataset is a folder of `images.npy` (uint8, (N, 3, H, W)), `labels.npy` (int64, (N,))
 and `dataset.json`, the manifest, which is written last: without it there is no dataset.
@@ -6,7 +6,6 @@ and `dataset.json`, the manifest, which is written last: without it there is no 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewstep import files, noise
-from fewstep.datasets import BUILDERS, DatasetSpec
-from fewstep.datasets.common import IMAGES, LABELS, MANIFEST
 from fewstep.errors import UserError
 
 __all__ = [
     "Dataset",
-    "DatasetSpec",
-    "build_dataset",
     "epoch_order",
     "holdout_split",
     "open_dataset",
     "subset",
 ]
+
+# Here and not beside the builders: who opens a dataset depends on none of them.
+IMAGES, LABELS, MANIFEST = "images.npy", "labels.npy", "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -79,30 +77,11 @@ class Dataset:
         return np.array(self.images[index]), self.labels[index]
 
 
-def build_dataset(spec: DatasetSpec, folder: str | Path) -> None:
-    """Build the dataset that `spec` describes; an unfinished one is built anew.
-
-    Equal specs give equal bytes.
-
-    Raises:
-        UserError: for an unknown source or option, a missing package, unreadable
-            images, a count, number of classes or checksum other than the spec's.
-    """
-    if spec.source not in BUILDERS:
-        near = difflib.get_close_matches(spec.source, BUILDERS, n=1)
-        raise UserError(
-            f"unknown source {spec.source!r}",
-            where=f"dataset {spec.name!r}",
-            expected=f"{near[0]!r}" if near else ", ".join(BUILDERS),
-        )
-    BUILDERS[spec.source](spec, Path(folder))
-
-
 def open_dataset(folder: str | Path, verify: bool = False) -> Dataset:
     """Open a built dataset without reading its images.
 
     Args:
-        folder: what `build_dataset` wrote.
+        folder: what `fewstep.datasets.build_dataset` wrote.
         verify: also compare both arrays with the manifest's checksums.
 
     Raises:

@@ -38,13 +38,13 @@ class Draw:
         images: (B, 3, H, W), about [-1, 1], not clipped.
         steps: sequential network calls.
         iterations: mean network evaluations of a token.
-        means: further numbers of the batch, means over its samples, by column.
+        numbers: further numbers of each sample (B,), by column.
     """
 
     images: Tensor
     steps: int = 0
     iterations: float = 0.0
-    means: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Sampler(Protocol):
@@ -186,6 +186,8 @@ def draw_batch(
         images = images.clone()
         again = complete(sampler, options.seed, numbers, part, attempt)
         images[bad] = again.images
+        for name, values in draw.numbers.items():
+            values[bad] = again.numbers[name]
     counts.clipped += float((images.abs() > 1).float().mean()) * len(indices)
     return to_uint8(images, options.rounding).cpu().numpy(), draw
 
@@ -219,8 +221,9 @@ def draw_shard(
         share = len(chosen) / len(indices)
         counts.steps += draw.steps * share
         counts.iterations += draw.iterations * share
-        for name, value in draw.means.items():
-            counts.means[name] = counts.means.get(name, 0.0) + value * share
+        for name, values in draw.numbers.items():
+            mean = float(values.double().mean())
+            counts.means[name] = counts.means.get(name, 0.0) + mean * share
         done += len(chosen)
         progress.advance(len(chosen))
     counts.clipped /= len(indices)

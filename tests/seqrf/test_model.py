@@ -313,8 +313,13 @@ def test_a_head_learns_from_its_own_segment_alone(index: int | Tensor) -> None:
 def test_a_new_network_starts_closed() -> None:
     """With the released initial scale of 0 the first velocity is about 0."""
     x, label = images()
-    assert network(model__init_scale=0.0)(x, label).abs().max() < 1e-3
+    closed = network(model__init_scale=0.0)
+    assert closed(x, label).abs().max() < 1e-3
     assert network()(x, label).abs().max() > 1e-2
+    small = {name for name, p in closed.named_parameters() if 0 < p.abs().max() < 1e-4}
+    last = f"all_modules.{len(closed.all_modules) - 1}.weight"
+    ends = ("Conv_1.weight", "NIN_3.W", last)
+    assert small == {name for name in closed.state_dict() if name.endswith(ends)}
 
 
 def test_layers_start_with_the_variance_of_their_fans() -> None:

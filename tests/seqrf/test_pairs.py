@@ -245,7 +245,7 @@ def test_record_and_metadata(tmp_path: Path) -> None:
     table = pa.ipc.open_file(path).read_all()
     about = json.loads(table.schema.metadata[METADATA_KEY])
     assert about["origin"] == ORIGIN
-    assert PairPlan.from_dict(about["plan"]) == PLAN
+    assert about["plan"] == PLAN.identity()
     assert table["pair"].to_pylist() == list(range(16, 22))
     assert table["segment"].to_pylist() == [i % 3 for i in range(16, 22)]
     assert np.mean(table["nfe"]) == pytest.approx(np.mean(record["segment_nfe"]))
@@ -301,7 +301,7 @@ def test_collect_refuses_gaps_and_overlaps(tmp_path: Path) -> None:
         ([1, 2], "0 to 7"),
     ]:
         with pytest.raises(UserError, match=f"pairs {missing} are missing"):
-            collect([records[i] for i in kept], out)
+            collect([records[i] for i in kept], out, PLAN.count)
     with pytest.raises(UserError, match=r"pairs 8 to 15 are also in .*0001"):
         collect([*records, records[1]], out)
     with pytest.raises(UserError, match="no shards"):

@@ -15,14 +15,8 @@ from fewstep import checkpoints, files, noise
 from fewstep.errors import UserError
 from fewstep.sampling import SampleOptions, complete, draw_samples, read_images
 from fewstep.seqrf import integrate
-from fewstep.seqrf.sampler import (
-    Flow,
-    FlowSampler,
-    build_model,
-    load_flow,
-    load_sampler,
-    make_sampler,
-)
+from fewstep.seqrf.flow import Flow, build_model, load_flow
+from fewstep.seqrf.sampler import FlowSampler, load_sampler, make_sampler
 from fewstep.seqrf.segments import Segments
 from fewstep.stages import solver_plan
 from tests.seqrf.conftest import TINY_FLOW
@@ -132,13 +126,15 @@ def test_noise_is_the_spines(two: Flow) -> None:
 def test_draws_are_the_integration_with_its_numbers(two: Flow, name: str) -> None:
     """Images, sequential calls, NFE and straightness are those of `integrate`."""
     made = sampler(two, name)
-    z = made.inputs(0, [0, 1, 2])
+    # RK45 takes more steps for the louder ones: the batch makes all its calls.
+    z = made.inputs(0, [0, 1, 2]) * torch.tensor([0.1, 1, 10]).view(3, 1, 1, 1)
     draw = made.draw(z)
     given = settings(**SOLVERS[name])
     del given["mode"]
     wanted = integrate(two.model, z, segments=2, edges=EDGES, **given)
     assert torch.equal(draw.images, wanted.samples)
     assert draw.steps == wanted.calls
+    assert (draw.steps > wanted.nfe) == (name == "rk45")
     assert draw.means == {
         "nfe": wanted.nfe,
         "straightness": wanted.straightness,
@@ -213,13 +209,18 @@ def test_a_saved_flow_loads_with_its_segments(two: Flow, tmp_path: Path) -> None
     assert torch.equal(images_of(sampler(found), [1]), images_of(sampler(two), [1]))
 
 
-def test_weights_without_edges_have_equal_segments(two: Flow, tmp_path: Path) -> None:
-    """A file that says nothing is of equal segments and full length."""
+@pytest.mark.parametrize("key", ["edges", "time_factor"])
+def test_weights_that_say_too_little_are_refused(
+    two: Flow, tmp_path: Path, key: str
+) -> None:
+    """Without its segments or its time a flow cannot be sampled: no guess is made."""
     path = tmp_path / "model.safetensors"
-    checkpoints.write_state_dict(path, two.model.state_dict(), {})
-    found = load_flow(TINY_FLOW, 2, path, CPU)
-    assert found.segments == Segments.uniform(2)
-    assert found.time_factor == "exact"
+    about = {"edges": list(EDGES), "time_factor": "exact"}
+    del about[key]
+    checkpoints.write_state_dict(path, two.model.state_dict(), about)
+    with pytest.raises(UserError) as caught:
+        load_flow(TINY_FLOW, 2, path, CPU)
+    assert str(caught.value).startswith(f"{path}: the file does not say its {key}; ")
 
 
 def test_the_plan_decides_the_solver(two: Flow, tmp_path: Path) -> None:

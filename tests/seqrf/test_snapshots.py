@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,14 @@ import torch
 
 from fewstep import checkpoints, files
 from fewstep.classifier import SmallClassifier, load_classifier, save_classifier
-from fewstep.config.seqrf import (
-    SnapshotSpec,
-)
+from fewstep.config.seqrf import SnapshotSpec
 from fewstep.data import open_dataset
 from fewstep.references import save_reference
 from fewstep.results import TRAINING
 from fewstep.results.store import read_rows
-from fewstep.seqrf.sampler import load_flow
+from fewstep.seqrf.flow import load_flow
 from fewstep.seqrf.segments import Segments
-from fewstep.stages.train_flow import Sources
+from fewstep.stages.flow_recipe import Sources
 from fewstep.statistics import dataset_reference
 from tests.seqrf.world import (
     CPU,
@@ -30,6 +28,7 @@ from tests.seqrf.world import (
     Tensors,
     World,
     assert_equal,
+    complaint,
     run,
     train_spec,
 )
@@ -140,16 +139,44 @@ def test_a_snapshot_taken_twice_is_the_same(
 
 
 def test_snapshots_of_another_run_are_removed(world: World, tmp_path: Path) -> None:
-    """A changed recipe leaves only its own files, samples of the others included."""
+    """A changed recipe leaves only its own weights, and no samples."""
     spec, sources = scorer(world, tmp_path)
     run(tmp_path / "a", spec, sources)
-    longer = json.loads(json.dumps(spec))
-    longer["train"]["snapshots"]["every"] = 3
-    run(tmp_path / "a", longer, sources)
+    spec["train"].update(lr=2e-3, snapshots={**spec["train"]["snapshots"], "every": 3})
+    run(tmp_path / "a", spec, sources)
     listed = files.read_json(tmp_path / "a/snapshots.json")["snapshots"]
     assert [entry["step"] for entry in listed] == [3]
     left = {path.name for path in (tmp_path / "a/snapshots").iterdir()}
-    assert {name[:13] for name in left} == {"step-00000003"}
+    assert left == {"step-00000003.safetensors"}
+
+
+def test_a_snapshot_that_was_not_kept_is_one_clear_line(
+    world: World, tmp_path: Path
+) -> None:
+    """A finished run cannot give weights of steps that it passed without a stop."""
+    spec = train_spec(2, objective="reflow", snapshots=SnapshotSpec(every=2))
+    run(tmp_path, spec, world.sources())
+    before = (tmp_path / "model.safetensors").read_bytes()
+    spec["train"]["snapshots"]["every"] = 3
+    line = complaint(lambda: run(tmp_path, spec, world.sources()))
+    assert "step-00000003.safetensors: the weights of step 3 were not kept" in line
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_lost_results_are_made_from_the_finished_run(
+    world: World, tmp_path: Path
+) -> None:
+    """Whoever deletes the results finds weights, snapshots and scores again."""
+    spec, sources = scorer(world, tmp_path)
+    kept = run(tmp_path / "a", spec, sources)
+    found = scores(tmp_path / "a")
+    listed = (tmp_path / "a/snapshots.json").read_bytes()
+    for path in (tmp_path / "a").iterdir():
+        if path.name != "work":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert_equal(run(tmp_path / "a", spec, sources), kept)
+    assert scores(tmp_path / "a") == found
+    assert (tmp_path / "a/snapshots.json").read_bytes() == listed
 
 
 def test_another_scoring_scores_again(world: World, tmp_path: Path) -> None:

@@ -20,14 +20,15 @@ from fewstep.data import open_dataset
 from fewstep.results.flows import STRAIGHTNESS, TRAJECTORIES, edges_of
 from fewstep.results.store import read_rows
 from fewstep.sampling import SampleOptions, draw_samples
+from fewstep.seqrf.flow import load_flow
 from fewstep.seqrf.pairs import open_pairs
-from fewstep.seqrf.sampler import load_flow, make_sampler
+from fewstep.seqrf.sampler import make_sampler
 from fewstep.seqrf.segments import Segments
 from fewstep.stages import edges as edges_stage
 from fewstep.stages import pairs as pairs_stage
 from fewstep.stages import prepare_flow
 from fewstep.stages.export import export
-from fewstep.stages.train_flow import Sources
+from fewstep.stages.flow_recipe import Sources
 from fewstep.stages.trajectories import measure, solver_pictures
 from tests.seqrf.world import (
     CPU,
@@ -93,6 +94,7 @@ def edges_of_teacher(
         "segments": segments,
         "adaptive": adaptive,
         "precision": "fp32",
+        "mode": None,
         "model": MODEL,
         "heads": heads,
     }

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from fewstep import checkpoints, files
-from fewstep.config.seqrf import (
-    SnapshotSpec,
-)
+from fewstep.config.seqrf import SnapshotSpec
+from fewstep.data import open_dataset
 from fewstep.results import TRAINING
 from fewstep.results.store import read_rows
+from fewstep.seqrf.flow import build_model, load_flow
 from fewstep.seqrf.objectives import ReflowObjective
-from fewstep.seqrf.sampler import build_model, load_flow
+from fewstep.seqrf.pairs import open_pairs
 from fewstep.seqrf.segments import Segments
 from fewstep.stages import prepare_flow
-from fewstep.stages.train_flow import Sources
+from fewstep.stages.flow_recipe import Sources
 from fewstep.training import PreemptedError
 from tests.seqrf.conftest import CHECKPOINT
 from tests.seqrf.world import (
@@ -53,7 +53,9 @@ def test_a_flow_is_trained_from_data(world: World, tmp_path: Path) -> None:
     assert any(not torch.equal(kept[name], fresh[name]) for name in kept)
     about = checkpoints.read_manifest(tmp_path / "model.safetensors")
     assert (about["edges"], about["time_factor"]) == ([1.0, 0.0], "exact")
-    assert (about["segments"], about["steps"], about["pairs"]) == (1, 4, None)
+    assert about["segments"] == 1
+    assert about["sources"] == {"dataset": open_dataset(world.dataset).sha256}
+    assert files.read_json(tmp_path / "model.json")["steps"] == 4
     rows = read_rows(tmp_path / "training.parquet", TRAINING)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["images"] for row in rows] == [4, 8, 12, 16]
@@ -74,13 +76,15 @@ OBJECTIVES = [
 def test_flows_learn_from_pairs(
     world: World, tmp_path: Path, objective: str, k: int, more: dict[str, Any]
 ) -> None:
-    """Each objective trains; the manifest names the pairs' origin and the start."""
+    """Each objective trains; the manifest names the pairs and the start."""
     spec = train_spec(k, objective=objective, steps=12, **more)
     start = make_teacher(tmp_path / "start.safetensors", seed=9)
     run(tmp_path, spec, world.sources(k, start=start))
     about = checkpoints.read_manifest(tmp_path / "model.safetensors")
-    assert about["pairs"]["teacher_sha256"] == files.sha256_file(world.teacher)
-    assert about["start_sha256"] == files.sha256_file(start)
+    assert about["sources"] == {
+        "pairs": open_pairs(world.pairs[k]).identity,
+        "start": files.sha256_file(start),
+    }
     assert (about["segments"], about["edges"]) == (k, list(Segments.uniform(k).edges))
     rows = read_rows(tmp_path / "training.parquet", TRAINING)
     assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]

@@ -19,11 +19,12 @@ from fewstep.config.seqrf import (
     PairsSpec,
 )
 from fewstep.errors import UserError
+from fewstep.seqrf.flow import build_model
 from fewstep.seqrf.pairs import collect
-from fewstep.seqrf.sampler import build_model
 from fewstep.seqrf.segments import Segments
 from fewstep.stages import pairs as pairs_stage
-from fewstep.stages.train_flow import Sources, train_flow
+from fewstep.stages.flow_recipe import Sources
+from fewstep.stages.train_flow import train_flow
 from tests.seqrf.conftest import TINY_FLOW
 
 Golden = Callable[[str], dict[str, Any]]

@@ -29,6 +29,7 @@ def train_flow(
     out: Out,
     curve: Rows,
     gpus: Gpus = 1,
+    batch: Annotated[int, typer.Option(help="Samples at once, for scores.")] = 64,
     dataset: Maybe = None,
     pairs: Maybe = None,
     teacher: Maybe = None,
@@ -38,11 +39,11 @@ def train_flow(
 ) -> None:
     """Train, straighten or distil a flow; the same command resumes."""
     torchrun(gpus)
-    from fewstep.stages.train_flow import Sources
+    from fewstep.stages.flow_recipe import Sources
     from fewstep.stages.train_flow import train_flow as run
 
     sources = Sources(dataset, pairs, teacher, start, reference, weights)
-    run(spec, sources, work, out, curve)
+    run(spec, sources, work, out, curve, batch)
 
 
 @app.command()
@@ -77,21 +78,26 @@ def pairs(
     dataset: Folder,
     out: Out,
     edges: Maybe = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs at a time.")] = None,
 ) -> None:
     """One shard of reflow pairs."""
     from fewstep.stages.pairs import shard
 
-    shard(spec, number, model, dataset, edges, out)
+    shard(spec, number, model, dataset, edges, out, batch)
 
 
 @app.command()
 def collect_pairs(
-    record: Annotated[list[Path], typer.Option(help="Record of a shard.")], out: Out
+    folder: Folder,
+    shards: Annotated[int, typer.Option(help="Number of shards.")],
+    count: Annotated[int, typer.Option(help="Number of pairs.")],
+    out: Out,
 ) -> None:
-    """The manifest of all shards of reflow pairs."""
+    """Check all shards of reflow pairs in a folder and write their manifest."""
     from fewstep.seqrf.pairs import collect
 
-    collect(record, out)
+    records = [folder / f"shard-{number:05d}.json" for number in range(shards)]
+    collect(records, out, count)
 
 
 @app.command()

@@ -79,12 +79,13 @@ def sample(
     model: Model,
     plan: Plan,
     seed: Annotated[int, typer.Option(help="Seed of the run.")],
+    batch: Annotated[int, typer.Option(help="Samples drawn at once.")],
     out: Out,
 ) -> None:
     """Draw samples in shards; the same command resumes."""
     from fewstep.stages.sample import run
 
-    run(spec, model, plan, seed, out)
+    run(spec, model, plan, seed, batch, out)
 
 
 @app.command()

@@ -58,6 +58,11 @@ def check_config(config: Config, root: Path) -> Iterator[Problem]:
         else:
             yield from check_seqrf(experiment, path, config)
     yield from check_pairs(config)
+    for device, named in config.batch_presets.items():
+        for dataset in named:
+            if dataset not in config.datasets:
+                key = ("batch_presets", device, dataset)
+                yield unknown(key, "dataset", dataset, config.datasets)
     if config.batch_preset not in (None, *config.batch_presets):
         preset = str(config.batch_preset)
         yield unknown(("batch_preset",), "preset", preset, config.batch_presets)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fewstep.config.tree import Config
 
 
+PATH = "path"
+"""Name of the fine reference path in the tables, which no sampler may have."""
+
+
 def check_seqrf(
     experiment: SeqRFExperiment, path: KeyPath, config: Config
 ) -> Iterator[Problem]:
@@ -29,19 +33,45 @@ def check_seqrf(
         yield from _check_train(experiment, experiment.train, path, config)
     elif experiment.segments != 1 and experiment.checkpoint is None:
         yield Problem((*path, "segments"), "segments without training", "1")
+    swept = experiment.swept()
     for name, sampler in experiment.samplers.items():
-        yield from _check_solver(experiment, sampler, (*path, "samplers", name))
-    for position, k in enumerate(experiment.trajectory.compare):
-        if experiment.trajectory.steps % k:
-            key = (*path, "trajectory", "compare", position)
-            what = f"{k} segments do not divide {experiment.trajectory.steps} steps"
-            yield Problem(key, what, "a divisor of trajectory.steps")
-    if experiment.sweep is not None:
-        yield from distinct((*path, "sweep", "steps"), experiment.sweep.steps)
-        for name in experiment.sweep.samplers:
-            if name not in experiment.samplers:
-                key = (*path, "sweep", "samplers")
-                yield unknown(key, "sampler", name, experiment.samplers)
+        if name not in swept:  # it stands nowhere in the file
+            yield from _check_solver(experiment, sampler, (*path, "samplers", name))
+    yield from _check_paths(experiment, path)
+    yield from _check_sweep(experiment, path)
+
+
+def _check_paths(experiment: SeqRFExperiment, path: KeyPath) -> Iterator[Problem]:
+    """Straightness in other numbers of segments, whose rows are named by them."""
+    trajectory, key = experiment.trajectory, (*path, "trajectory", "compare")
+    if trajectory.compare:
+        yield from distinct(key, trajectory.compare)
+    for position, k in enumerate(trajectory.compare):
+        if trajectory.steps % k:
+            what = f"{k} segments do not divide {trajectory.steps} steps"
+            yield Problem((*key, position), what, "a divisor of trajectory.steps")
+    if PATH in experiment.samplers:
+        what = f"'{PATH}' is what the tables call the path itself"
+        yield Problem((*path, "samplers", PATH), what, "another name")
+
+
+def _check_sweep(experiment: SeqRFExperiment, path: KeyPath) -> Iterator[Problem]:
+    sweep = experiment.sweep
+    if sweep is None:
+        return
+    key = (*path, "sweep", "steps")
+    yield from distinct(key, sweep.steps)
+    for position, step in enumerate(sweep.steps):
+        yield from _check_train_step(experiment, step, (*key, position))
+    for name in sweep.samplers:
+        if name not in experiment.samplers:
+            place = (*path, "sweep", "samplers")
+            yield unknown(place, "sampler", name, experiment.samplers)
+    for name, (_, step) in experiment.swept().items():
+        own = experiment.samplers.get(name)
+        if own is not None and own.train_step != step:
+            place = (*path, "samplers", name)
+            yield Problem(place, "a name that the sweep gives", "another name")
 
 
 def check_pairs(config: Config) -> Iterator[Problem]:
@@ -144,13 +174,43 @@ def _check_train(
             yield from _check_start(experiment, start, train, path)
     if train.optimizer == "imported" and train.start is None:
         yield Problem((*key, "optimizer"), "imported without 'start'", "fresh")
-    if train.drop_label:
-        what = "these models know no classes"
-        yield Problem((*key, "drop_label"), what, "0")
+    yield from _check_unread(train, key)
+    yield from _check_counts(train, key)
     snapshots = train.snapshots
     if snapshots and snapshots.sampler not in (None, *experiment.samplers):
         name = (*key, "snapshots", "sampler")
         yield unknown(name, "sampler", str(snapshots.sampler), experiment.samplers)
+
+
+def _check_unread(train: FlowTrainSpec, key: KeyPath) -> Iterator[Problem]:
+    """Settings that this objective would not read."""
+    if train.drop_label:
+        what = "these models know no classes"
+        yield Problem((*key, "drop_label"), what, "0")
+    if train.objective == "flow" and train.pair_count is not None:
+        what = "objective flow reads no pairs"
+        yield Problem((*key, "pair_count"), what, "no pair_count")
+    if train.objective != "flow" and train.flip:
+        what = "pairs are mirrored when they are made"
+        yield Problem((*key, "flip"), what, "false; `flip` stands at the pairs")
+    if train.objective != "step_distill" and train.distill_steps != 1:
+        what = f"objective {train.objective} takes no distill_steps"
+        yield Problem((*key, "distill_steps"), what, "objective step_distill")
+
+
+def _check_counts(train: FlowTrainSpec, key: KeyPath) -> Iterator[Problem]:
+    """Numbers of steps and parts that must fit together."""
+    if train.batch % (train.accumulate * train.gpus):
+        what = f"{train.gpus} x {train.accumulate} parts do not divide the batch"
+        name = "accumulate" if train.accumulate > 1 else "gpus"
+        yield Problem((*key, name), what, f"a divisor of {train.batch}")
+    if train.optimizer == "fresh" and train.count_offset:
+        what = f"a fresh optimizer that counts from step {train.count_offset}"
+        yield Problem((*key, "count_offset"), what, "0, or optimizer imported")
+    snapshots = train.snapshots
+    if snapshots and train.steps is not None and snapshots.every > train.steps:
+        what = f"{snapshots.every} steps, in a training of {train.steps}"
+        yield Problem((*key, "snapshots", "every"), what, f"at most {train.steps}")
 
 
 def _check_start(
@@ -190,12 +250,13 @@ def _check_pairs_fit(
         what = "step_distill learns an N-step sampler of one segment"
         yield Problem((*key, "pairs"), what, "pairs of one segment")
     used = train.pair_count or pairs.count
+    left = used - round(used * train.holdout)
     if used > pairs.count:
         what = f"{used} is more than pairs '{pairs.name}' hold"
         yield Problem((*key, "pair_count"), what, f"at most {pairs.count}")
-    elif train.batch > used - round(used * train.holdout):
+    elif train.batch > left:
         what = f"a batch of {train.batch} is more than the pairs"
-        yield Problem((*key, "batch"), what, f"at most {used}")
+        yield Problem((*key, "batch"), what, f"at most {left}")
 
 
 def _check_solver(
@@ -212,21 +273,41 @@ def _check_solver(
     if fixed and sampler.steps is not None and sampler.steps < experiment.segments:
         what = f"{sampler.steps} steps for {experiment.segments} segments"
         yield Problem((*path, "steps"), what, f"at least {experiment.segments}")
-    yield from _check_train_step(experiment, sampler, path)
+    yield from _check_distilled(experiment, sampler, path)
+    redraws = experiment.sampling_of(str(path[-1])).nan_policy == "redraw"
+    if redraws and not fixed:
+        what = "rk45 cannot go on after a value that is not finite"
+        yield Problem((*path, "sampling", "nan_policy"), what, "fail with rk45")
+    if sampler.train_step is not None:
+        key = (*path, "train_step")
+        yield from _check_train_step(experiment, sampler.train_step, key)
+
+
+def _check_distilled(
+    experiment: SeqRFExperiment, sampler: SolverSpec, path: KeyPath
+) -> Iterator[Problem]:
+    """A distilled flow was trained at the times of one sampler, and at no others."""
+    train = experiment.train
+    if train is None or train.objective not in ("distill", "step_distill"):
+        return
+    steps = experiment.segments
+    if train.objective == "step_distill":
+        steps = train.distill_steps
+    if (sampler.solver, sampler.steps) != ("euler", steps):
+        what = f"a flow distilled to {steps} steps knows no other times"
+        yield Problem((*path, "solver"), what, f"solver euler with steps {steps}")
 
 
 def _check_train_step(
-    experiment: SeqRFExperiment, sampler: SolverSpec, path: KeyPath
+    experiment: SeqRFExperiment, step: int, path: KeyPath
 ) -> Iterator[Problem]:
-    if sampler.train_step is None:
-        return
-    key, train = (*path, "train_step"), experiment.train
+    """Weights of a step are there only where snapshots keep them."""
+    train = experiment.train
     if train is None or train.snapshots is None:
-        yield Problem(key, "no snapshots are kept", "train.snapshots, or no train_step")
-    elif sampler.train_step % train.snapshots.every:
-        every = train.snapshots.every
-        what = f"no snapshot is kept at step {sampler.train_step}"
-        yield Problem(key, what, f"a multiple of {every}")
-    elif train.steps is not None and sampler.train_step > train.steps:
-        what = f"step {sampler.train_step} of a training of {train.steps}"
-        yield Problem(key, what, f"at most {train.steps}")
+        yield Problem(path, "no snapshots are kept", "train.snapshots")
+    elif step % train.snapshots.every:
+        what = f"no snapshot is kept at step {step}"
+        yield Problem(path, what, f"a multiple of {train.snapshots.every}")
+    elif train.steps is not None and step > train.steps:
+        what = f"step {step} of a training of {train.steps}"
+        yield Problem(path, what, f"at most {train.steps}")

@@ -70,7 +70,7 @@ class FlowModelSpec(Spec):
 
 
 class AdaptiveSpec(Spec):
-    """SeqRF-Ada: segments of equal curvature, from trajectories of the teacher."""
+    """SeqRF-Ada: the segments in which the teacher's paths are straightest."""
 
     steps: Count = 500
     """Euler steps of a trajectory, the grid on which the edges lie."""
@@ -254,14 +254,19 @@ class SeqRFExperiment(ExperimentSpec):
 
     @model_validator(mode="after")
     def _swept(self) -> SeqRFExperiment:
-        if self.sweep is not None:
-            for name in self.sweep.samplers:
-                base = self.samplers.get(name)
-                for step in self.sweep.steps if base else ():
-                    assert base is not None
-                    change = {"train_step": step, "published": None}
-                    self.samplers[f"{name}-at{step}"] = base.model_copy(update=change)
+        for swept, (name, step) in self.swept().items():
+            if name in self.samplers:
+                change = {"train_step": step, "published": None}
+                made = self.samplers[name].model_copy(update=change)
+                self.samplers.setdefault(swept, made)
         return self
+
+    def swept(self) -> dict[str, tuple[str, int]]:
+        """Samplers that `sweep` adds: their own sampler and training step."""
+        if self.sweep is None:
+            return {}
+        steps, names = self.sweep.steps, self.sweep.samplers
+        return {f"{name}-at{step}": (name, step) for name in names for step in steps}
 
     def resolved(self, without: Collection[str] = ()) -> dict[str, Any]:
         """As every spec's, with each sampler's sampling."""
@@ -284,6 +289,11 @@ class SeqRFExperiment(ExperimentSpec):
             "segments": self.segments,
             **{name: getattr(own, name) for name in names},
         }
+
+    def depends_on_batch(self, sampler: str) -> bool:
+        """Whether a sample depends on how many are drawn at once."""
+        own = self.samplers[sampler]
+        return own.solver == "rk45" and own.error_norm == "batch"
 
     def row_settings(self, sampler: str) -> dict[str, Any]:
         """Columns of an evaluation's row that say how its images were drawn."""

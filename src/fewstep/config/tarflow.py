@@ -269,6 +269,10 @@ class TarFlowExperiment(ExperimentSpec):
             "tol": own.tol,
         }
 
+    def depends_on_batch(self, sampler: str) -> bool:
+        """Whether a sample depends on how many are drawn at once."""
+        return self.samplers[sampler].mode == "released"
+
     def row_settings(self, sampler: str) -> dict[str, Any]:
         """Columns of an evaluation's row that say how its images were drawn."""
         own, sampling = self.samplers[sampler], self.sampling_of(sampler)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep import files
+from fewstep.data import IMAGES, LABELS, MANIFEST
 from fewstep.errors import UserError
 
-IMAGES, LABELS, MANIFEST = "images.npy", "labels.npy", "dataset.json"
 # How many classes or files an error names before it only counts.
 NAMED_AT_MOST = 10
 

@@ -8,6 +8,8 @@ from fewstep.config.seqrf import FlowTrainSpec, PairsSpec, SeqRFExperiment
 from fewstep.graph.base import code
 from fewstep.graph.spine import SpineGraph
 
+_EDGES = ("name", "segments", "adaptive", "precision", "mode")
+
 
 class SeqRFGraph(SpineGraph):
     """What rules/seqrf.smk asks for."""
@@ -63,7 +65,7 @@ class SeqRFGraph(SpineGraph):
         """What SeqRF-Ada's edges depend on."""
         spec = self._pairs(name).resolved()
         return {
-            **{key: spec[key] for key in ("name", "segments", "adaptive", "precision")},
+            **{key: spec[key] for key in _EDGES},
             **self._teacher_model(name),
             "code": code("stages.edges"),
         }
@@ -72,10 +74,20 @@ class SeqRFGraph(SpineGraph):
         teacher = self.seqrf(self._pairs(name).teacher)
         return {"model": teacher.model.resolved(), "heads": teacher.segments}
 
-    def pair_shard(self, name: str) -> dict[str, Any]:
+    def pair_shard(self, name: str, number: int) -> dict[str, Any]:
         """What decides the pairs of a shard."""
-        spec = self._pairs(name).resolved(without=("adaptive", "teacher"))
+        own = self._pairs(name)
+        spec = own.resolved(without=("adaptive", "teacher"))
+        # Every pair stands alone: more of them leave a whole shard as it is, and so
+        # does the number of pairs that are made at once.
+        spec["count"] = min(own.count, (number + 1) * own.shard_size)
+        if own.error_norm == "sample":
+            del spec["batch"]
         return {**spec, **self._teacher_model(name), "code": code("stages.pairs")}
+
+    def pair_batch(self, name: str) -> int:
+        """Pairs that are made at once."""
+        return self._pairs(name).batch
 
     def pair_count(self, name: str) -> int:
         """Pairs in all."""
@@ -126,13 +138,22 @@ class SeqRFGraph(SpineGraph):
     def flow_train(self, experiment: str) -> dict[str, Any]:
         """What decides the weights of a training."""
         spec = self.experiment(
-            experiment, "model", "segments", "train", code=code("stages.train_flow")
+            experiment,
+            "model",
+            "segments",
+            "train",
+            code=code("stages.train_flow"),
+            weights_code=code("stages.flow_recipe", "training"),
         )
         del spec["train"]["gpus"]
         snapshots = self._train(experiment).snapshots
         if snapshots and snapshots.sampler:
             spec["scoring"] = self._scoring(experiment, snapshots.sampler)
         return spec
+
+    def snapshot_batch(self, experiment: str) -> int:
+        """Samples drawn at once for the score of a snapshot."""
+        return self.seqrf(experiment).sampling.batch
 
     def _scoring(self, experiment: str, sampler: str) -> dict[str, Any]:
         """What the score of a snapshot needs, and no more: a training waits for it."""
@@ -184,8 +205,3 @@ class SeqRFGraph(SpineGraph):
         own = self.seqrf(wildcards.experiment)
         folder, seed = f"results/{wildcards.experiment}", own.evaluation.seeds[0]
         return [f"{folder}/{name}/seed{seed}/samples.json" for name in own.samplers]
-
-    def imported(self) -> list[str]:
-        """Experiments whose optimizer state a training goes on with."""
-        trains = [self.seqrf(name).train for name in self.of_system("seqrf")]
-        return [t.start for t in trains if t and t.start and t.optimizer == "imported"]

@@ -8,14 +8,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from fewstep.config.base import is_path
+from fewstep.config.tree import Experiment
 from fewstep.files import sha256_file, sha256_json
-from fewstep.graph.base import Cell, DataGraph, code
+from fewstep.graph.base import Cell, DataGraph, as_json, code
 
 _SAMPLER = {
     "seqrf": ("seqrf.sampler",),
     "tarflow": ("tarflow.sampler",),
 }
 """Modules of a limb behind the images: loaded by name, which no syntax shows."""
+
+
+def _step(own: Experiment, sampler: str) -> int:
+    """The training step of a sampler's weights; 0: the last."""
+    return getattr(own.samplers[sampler], "train_step", None) or 0
 
 
 class SpineGraph(DataGraph):
@@ -53,8 +59,8 @@ class SpineGraph(DataGraph):
 
     def weights(self, cell: Cell) -> str:
         """The file of weights that a cell samples from."""
-        step = getattr(self.experiments[cell[0]].samplers[cell[1]], "train_step", None)
-        if step is None:
+        step = _step(self.experiments[cell[0]], cell[1])
+        if not step:
             return f"results/{cell[0]}/model.safetensors"
         return f"results/{cell[0]}/snapshots/step-{step:08d}.safetensors"
 
@@ -80,6 +86,8 @@ class SpineGraph(DataGraph):
         name, sampler = cell
         own = self.experiments[name]
         sampling = own.sampling_of(sampler).resolved()
+        if not own.depends_on_batch(sampler):
+            del sampling["batch"]
         return self.experiment(
             name,
             "system",
@@ -91,6 +99,10 @@ class SpineGraph(DataGraph):
             **own.loader(sampler),
             **more,
         )
+
+    def sampling_batch(self, cell: Cell) -> int:
+        """Samples drawn at once."""
+        return self.experiments[cell[0]].sampling_of(cell[1]).batch
 
     def _code(self, cell: Cell, stage: str) -> str:
         return code(stage, *_SAMPLER[self.experiments[cell[0]].system])
@@ -133,10 +145,11 @@ class SpineGraph(DataGraph):
 
     def timed(self, experiment: str) -> list[str]:
         """Samplers that a common clock runs: weights of another step change no time."""
-        samplers = self.experiments[experiment].samplers
-        return [
-            n for n, s in samplers.items() if getattr(s, "train_step", None) is None
-        ]
+        own, found = self.experiments[experiment], dict[str, str]()
+        # Those of the last weights come first.
+        for name in sorted(own.samplers, key=lambda name: _step(own, name)):
+            found.setdefault(as_json(own.loader(name)), name)
+        return [name for name in own.samplers if name in found.values()]
 
     def timing_file(self, cell: Cell) -> str:
         """Where the times of a cell stand: of its own job, or of its experiment's."""
@@ -144,16 +157,12 @@ class SpineGraph(DataGraph):
         return f"results/{cell[0]}/{'' if together else cell[1] + '/'}timing.json"
 
     def timed_as(self, cell: Cell) -> str:
-        """The sampler whose times are a cell's: the one that a sweep repeats."""
-        samplers = self.experiments[cell[0]].samplers
-        step = getattr(samplers[cell[1]], "train_step", None)
-        if step is None:
+        """The sampler whose times are a cell's: the one with the same solver."""
+        own = self.experiments[cell[0]]
+        if own.system != "seqrf":
             return cell[1]
-        same = self.experiments[cell[0]].loader(cell[1])
-        for name in self.timed(cell[0]):
-            if self.experiments[cell[0]].loader(name) == same:
-                return name
-        return cell[1]
+        same = own.loader(cell[1])
+        return next(n for n in self.timed(cell[0]) if own.loader(n) == same)
 
     def _is_exact(self, cell: Cell) -> bool:
         """Whether a sampler is the exact inverse of an autoregressive flow."""

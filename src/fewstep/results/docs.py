@@ -190,7 +190,8 @@ _VERDICTS = {
     "better": "lies further on the good side",
     "worse": "lies further on the bad side",
     "not comparable": "another number of images, protocol or metric, or no score",
-    "no published value": "nothing was published for this cell",
+    "no published value": "nothing was published for this cell, or its number is not "
+    "verified (the reason says which)",
 }
 _KINDS = {
     "text": "text",

@@ -8,7 +8,7 @@ intervals are not; this is its rule, computed in a faster exact form.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from fewstep.errors import UserError
 MINIMUM_GAP = 0.01
 """Shortest segment allowed, as a share of the path."""
 
-_CHUNK_BYTES = 64e6
+_CHUNK_BYTES = 16e6  # of float64 states; a few copies of them are alive at once
 
 
 class Edges(tuple[float, ...]):
@@ -65,6 +65,9 @@ def adaptive_edges(
 def segment_costs(trajectory: Tensor) -> NDArray[np.float64]:
     """Cost of every possible segment; needed once for any number of segments.
 
+    Being means over the batch, the costs of several batches give those of all of them:
+    the mean, weighted by their sizes.
+
     With δ_s = x_{s+1} - x_s, the cost of the segment from step i to j is the batch mean
     of Σ_{i≤s<j} ‖δ_s - (x_j - x_i)/(j - i)‖², which is
     Σ ‖δ_s‖² - ‖x_j - x_i‖²/(j - i): prefix sums and one matrix of distances.
@@ -85,16 +88,26 @@ def segment_costs(trajectory: Tensor) -> NDArray[np.float64]:
             f"trajectory {tuple(trajectory.shape)}: expected (n + 1, B, …)"
         )
     batch = trajectory.shape[1]
-    flat = trajectory.reshape(points, -1)
     lengths = torch.zeros(points - 1, dtype=torch.float64)
     gram = torch.zeros(points, points, dtype=torch.float64)
-    _check_finite(flat)
-    for part in torch.split(flat, max(1, int(_CHUNK_BYTES / (8 * points))), dim=1):
+    _check_finite(trajectory)
+    for part in _columns(trajectory):
         # A straight line taken off changes no cost, and then little cancels below.
         x = _without_chord(part.double())
         lengths += x.diff(dim=0).square().sum(dim=1).cpu()
         gram += (x @ x.T).cpu()
     return _combine(lengths.numpy() / batch, gram.numpy() / batch)
+
+
+def _columns(trajectory: Tensor) -> Iterator[Tensor]:
+    """The trajectory (n + 1, B, ...) as pieces (n + 1, D), all of them views of it.
+
+    By sample: to flatten the states of a batch that is a part of another is to copy it.
+    """
+    points = len(trajectory)
+    width = max(1, int(_CHUNK_BYTES / (8 * points)))
+    for sample in trajectory.unbind(1):
+        yield from torch.split(sample.reshape(points, -1), width, dim=1)
 
 
 def _without_chord(x: Tensor) -> Tensor:

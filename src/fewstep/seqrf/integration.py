@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from fewstep.errors import UserError
 from fewstep.seqrf.ode import FIXED_STEPS, ErrorNorm, Solution, rk45
 from fewstep.seqrf.segments import (
+    LABEL_SCALE,
     TAU_MIN,
     TAU_SPAN,
     Segments,
@@ -28,6 +29,27 @@ TimeFactor = Literal["exact", "released"]
 
 Net = Callable[[Tensor, Tensor, int], Tensor]
 """(x (B, C, H, W), label (B,), head) to the velocity (B, C, H, W), data - noise."""
+
+
+PATH_BYTES = 0.5e9
+"""Memory of a batch's trajectories."""
+_LEAST_POINTS = 64  # a network's activations and RK45's slopes weigh as much
+
+
+def path_batches(count: int, points: int, values: int) -> Iterator[list[int]]:
+    """The samples 0 … count - 1 in batches whose trajectories fit into memory.
+
+    Args:
+        count: number of samples.
+        points: states of a trajectory, float32.
+        values: numbers in a state, C * H * W.
+
+    Yields:
+        Numbers of samples: as many as `PATH_BYTES` hold, at least one.
+    """
+    size = max(1, int(PATH_BYTES / (4 * max(points, _LEAST_POINTS) * values)))
+    for first in range(0, count, size):
+        yield list(range(first, min(first + size, count)))
 
 
 @dataclass
@@ -190,7 +212,11 @@ def _fixed(
     grid, index = time_grid(segments, steps)
     times, heads = grid.tolist(), index.tolist()
     x = noise.float()
-    meter, path = StraightnessMeter(x), [x]
+    meter = StraightnessMeter(x)
+    # Filled on the way: a list to be stacked would be the path twice.
+    path = x.new_empty(steps + 1, *x.shape) if keep else None
+    if path is not None:
+        path[0] = x
     for m, segment in enumerate(heads):
 
         def slope(t: float, x: Tensor, head: int = _head(net, segment)) -> Tensor:
@@ -200,8 +226,8 @@ def _fixed(
         new = method(slope, times[m], times[m + 1], x)
         meter.add(x, new, times[m] - times[m + 1])
         x = new
-        if keep:
-            path.append(x)
+        if path is not None:
+            path[m + 1] = x
         if m + 1 == steps or heads[m + 1] != segment:
             meter.leave(x, segments.start(segment) - segments.end(segment))
     counts = [calls * count for count in steps_by_segment(segments, steps)]
@@ -211,7 +237,7 @@ def _fixed(
         calls * steps,
         [each * count for count in counts],
         meter,
-        torch.stack(path) if keep else None,
+        path,
         grid.double() if keep else None,
     )
 
@@ -226,7 +252,7 @@ class _Clock:
         return to_tau(t) if self.released else 1.0 - t
 
     def label(self, s: Tensor) -> Tensor:
-        return (s * 999.0 if self.released else to_label(1.0 - s)).float()
+        return (s * LABEL_SCALE if self.released else to_label(1.0 - s)).float()
 
     def back(self, s: Any) -> Any:
         """The t of a number or tensor."""
@@ -269,7 +295,9 @@ class _Adaptive:
         if at is not None:
             found = [part.dense for part in parts if part.dense is not None]
             times = torch.tensor(sorted(at, reverse=True), dtype=torch.float64)
-            trajectory = torch.cat(found).to(noise.dtype) if found else None
+            if found:
+                whole = found[0] if len(found) == 1 else torch.cat(found)
+                trajectory = whole.to(noise.dtype)
         elif keep:
             trajectory, times = _joined(parts, clock, self.error_norm)
         calls = sum(part.nfe for part in parts)

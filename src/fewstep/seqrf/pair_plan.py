@@ -79,6 +79,12 @@ class PairPlan:
         """A JSON value."""
         return {**asdict(self), "edges": list(self.edges)}
 
+    def identity(self) -> dict[str, Any]:
+        """What decides every pair and its place: all but how many there are."""
+        value = self.to_dict()
+        del value["count"]
+        return value
+
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> PairPlan:
         """Inverse of `to_dict`.

@@ -164,7 +164,7 @@ class _Job:
     def about(self) -> dict[str, Any]:
         """What the pairs are, as a JSON value."""
         return {
-            "plan": self.plan.to_dict(),
+            "plan": self.plan.identity(),
             "shape": self.shape,
             "first": self.indices[0],
             "count": len(self.indices),

@@ -27,19 +27,24 @@ __all__ = ["PairData", "PairPlan", "collect", "open_pairs"]
 _MAKE_ANEW = "delete it and run again: only this shard is made anew"
 
 
-def collect(records: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
+def collect(
+    records: Sequence[str | Path], out: str | Path, count: int | None = None
+) -> dict[str, Any]:
     """Write the manifest `pairs.json` of all shards of one plan.
+
+    Every file is read once and held against its hash here, so that trainings need not.
 
     Args:
         records: the `….json` that `write_shard` left beside each shard, in any order.
         out: the manifest; files are named relative to its folder.
+        count: pairs that there must be; default those up to the last record.
 
     Returns:
         the manifest.
 
     Raises:
-        UserError: for records of different origin or plan, and for pairs that are
-            missing or there twice.
+        UserError: for records of different origin or plan, for pairs that are missing
+            or there twice, and for a file that is missing or has changed.
     """
     read = [(Path(path), files.read_json(path)) for path in records]
     if not read:
@@ -55,19 +60,22 @@ def collect(records: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
                     where=str(path),
                     do="delete the older of the two and run again",
                 )
-    plan = PairPlan.from_dict(first["plan"])
-    _check_coverage(read, plan.count)
+    if count is None:
+        count = max(int(record["first"]) + int(record["count"]) for _, record in read)
+    _check_coverage(read, count)
+    for path, record in read:
+        _check_content(path.parent / record["file"], record["sha256"])
     folder = Path(out).parent
     counts = np.array([record["segment_counts"] for _, record in read])
     means = np.array([record["segment_nfe"] for _, record in read])
     total = counts.sum(axis=0)
     keys = ("first", "count", "sha256", "bytes")
     manifest = {
-        **{key: first[key] for key in ("origin", "plan", "shape", "solver")},
-        "count": plan.count,
+        **{key: first[key] for key in ("origin", "shape", "solver")},
+        "plan": {**first["plan"], "count": count},
+        "count": count,
         "segment_counts": total.tolist(),
         "segment_nfe": ((counts * means).sum(axis=0) / np.maximum(total, 1)).tolist(),
-        "seconds": sum(record["seconds"] for _, record in read),
         "shards": [
             {
                 "file": os.path.relpath(path.parent / record["file"], folder),
@@ -78,6 +86,13 @@ def collect(records: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     }
     files.write_json(out, manifest)
     return manifest
+
+
+def _check_content(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise _broken(path, "shard of pairs not found")
+    if files.sha256_file(path) != sha256:
+        raise _broken(path, "content has changed", f"sha256 {sha256[:12]}…")
 
 
 def _difference(one: Any, other: Any) -> str:
@@ -147,6 +162,15 @@ class PairData:
     def __len__(self) -> int:
         """Number of pairs."""
         return self._count
+
+    @property
+    def identity(self) -> str:
+        """Hash of the pairs in use: of what made them and of every file's content."""
+        parts = {key: self.manifest[key] for key in ("origin", "shape")}
+        parts["plan"] = self.plan.identity()
+        used = self.manifest["shards"][: len(self.shards)]
+        hashes = [shard["sha256"] for shard in used]
+        return files.sha256_json({**parts, "shards": hashes, "count": self._count})
 
     def batch(
         self, indices: ArrayLike
@@ -223,7 +247,8 @@ def open_pairs(
         )
     wanted = count if limit is None else limit
     needed = [entry for entry in listed if entry["first"] < wanted]
-    same = {key: manifest[key] for key in ("origin", "plan", "shape")}
+    same = {key: manifest[key] for key in ("origin", "shape")}
+    same["plan"] = plan.identity()
     shards = [_open_shard(path, entry, plan, shape, same, verify) for entry in needed]
     return PairData(manifest, shards, wanted)
 

@@ -11,54 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewstep import checkpoints, files, noise
+from fewstep import files, noise
 from fewstep.device import autocast, pick_device
 from fewstep.sampling import Draw
-from fewstep.seqrf.checkpoint import check_fits
+from fewstep.seqrf.flow import Flow, load_flow
 from fewstep.seqrf.integration import Integration, Solver, TimeFactor, integrate
-from fewstep.seqrf.model import Architecture, NCSNpp
 from fewstep.seqrf.ode import ErrorNorm
-from fewstep.seqrf.segments import Segments
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A network with what its weights were trained for.
-
-    Attributes:
-        model: on its device, in evaluation mode.
-        segments: the time segments of its heads.
-        time_factor: length of the path in time: "exact" 1, "released" 0.999.
-    """
-
-    model: NCSNpp
-    segments: Segments
-    time_factor: TimeFactor
-
-
-def build_model(config: dict[str, Any], heads: int) -> NCSNpp:
-    """A network with random weights from a resolved `FlowModelSpec`."""
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
-    }
-    values["image_size"] = values.pop("img_size")
-    return NCSNpp(Architecture(**values), heads)
-
-
-def load_flow(
-    config: dict[str, Any], heads: int, weights: str | Path, device: torch.device
-) -> Flow:
-    """A flow in evaluation mode from a `.safetensors` file of ours.
-
-    Raises:
-        UserError: when the weights do not fit the architecture or its heads.
-    """
-    model = build_model(config, heads)
-    check_fits(model, checkpoints.read_state_dict(weights), str(weights))
-    manifest = checkpoints.read_manifest(weights)
-    segments = Segments.of(heads, manifest.get("edges"))
-    factor: TimeFactor = manifest.get("time_factor", "exact")
-    return Flow(model.to(device).eval(), segments, factor)
 
 
 @dataclass
@@ -70,7 +28,8 @@ class FlowSampler:
         solver: of the ODE.
         steps: of a fixed-step solver, over all segments.
         tol: of rk45.
-        error_norm: of rk45.
+        error_norm: of rk45; with "batch" an image depends on the others that are
+            drawn with it, and sample i is no longer decided by its seed and number.
         mode: length of the path, see `Flow.time_factor`.
         precision: "fp32", or "bf16" autocast.
     """
@@ -120,12 +79,12 @@ class FlowSampler:
     def draw(self, inputs: Tensor) -> Draw:
         """Sampling alone, as the clock sees it; see `Sampler.draw`."""
         found = self.integrate(inputs)
-        means = {
-            "nfe": float(found.nfe),
-            "straightness": found.straightness,
-            "seq_straightness": found.seq_straightness,
+        numbers = {
+            "nfe": found.nfe_per_sample.double(),
+            "straightness": found.straightness_per_sample,
+            "seq_straightness": found.seq_straightness_per_sample,
         }
-        return Draw(found.samples, steps=found.calls, means=means)
+        return Draw(found.samples, steps=found.calls, numbers=numbers)
 
     def finish(self, images: Tensor, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """Model space to [-1, 1]."""

@@ -17,6 +17,7 @@ the steps after the first one; here it is right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -35,6 +36,15 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return _squared(b.double() - a.double())
 
 
+def _slopes(states: Tensor, h: Sequence[float]) -> Iterator[Tensor]:
+    """d_m of every step, float64; never the whole path at once in that precision."""
+    before = states[0].double()
+    for state, step in zip(states[1:], h, strict=True):
+        after = state.double()
+        yield (after - before) / step
+        before = after
+
+
 def gaps(states: Tensor, times: Tensor) -> Tensor:
     """|(x_M - x_0) - d_m|^2 of every step.
 
@@ -45,10 +55,9 @@ def gaps(states: Tensor, times: Tensor) -> Tensor:
     Returns:
         (M, B) float64.
     """
-    states, h = states.double(), times.double().diff().abs()
-    whole = states[-1] - states[0]
-    pairs = zip(states[:-1], states[1:], h.tolist(), strict=True)
-    return torch.stack([_squared(whole - (b - a) / step) for a, b, step in pairs])
+    h = times.double().diff().abs().tolist()
+    whole = states[-1].double() - states[0].double()
+    return torch.stack([_squared(whole - slope) for slope in _slopes(states, h)])
 
 
 def sequential_gaps(states: Tensor, times: Tensor, segments: Segments) -> Tensor:
@@ -75,11 +84,10 @@ def sequential_gaps(states: Tensor, times: Tensor, segments: Segments) -> Tensor
     parts = []
     for i, (a, b) in enumerate(pairwise(corners)):
         length = segments.start(i) - segments.end(i)
-        path = states[a : b + 1].double()
-        chord = (path[-1] - path[0]) / length
+        chord = (states[b].double() - states[a].double()) / length
         h = times[a : b + 1].diff().abs().tolist()
-        for m, step in enumerate(h):
-            parts.append(_squared(chord - (path[m + 1] - path[m]) / step))
+        slopes = _slopes(states[a : b + 1], h)
+        parts += [_squared(chord - slope) for slope in slopes]
     return torch.stack(parts)
 
 

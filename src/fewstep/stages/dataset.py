@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fewstep.data import build_dataset
+from fewstep.datasets import build_dataset
 
 
 def build(spec: dict[str, Any], folder: Path) -> None:

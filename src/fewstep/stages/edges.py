@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from fewstep import files
 from fewstep.device import pick_device
 from fewstep.errors import UserError
-from fewstep.seqrf.adaptive import adaptive_edges
-from fewstep.seqrf.sampler import FlowSampler, load_flow
-
-_BATCH = 32
+from fewstep.seqrf.adaptive import edges_of_costs, segment_costs
+from fewstep.seqrf.flow import load_flow
+from fewstep.seqrf.integration import path_batches
+from fewstep.seqrf.sampler import FlowSampler
 
 
 def run(spec: dict[str, Any], teacher: Path, out: Path) -> None:
     """Write `edges.json`.
 
     Args:
-        spec: `segments`, `adaptive`, `precision` of the pairs, `model` and `heads` of
-            the teacher.
+        spec: `segments`, `adaptive`, `precision`, `mode` of the pairs (None: as the
+            weights were trained), `model` and `heads` of the teacher.
         teacher: its weights.
         out: edges from 1 to 0, their step numbers and cost.
 
@@ -41,17 +42,10 @@ def run(spec: dict[str, Any], teacher: Path, out: Path) -> None:
         flow,
         "euler",
         steps=wanted["steps"],
-        mode=flow.time_factor,
+        mode=spec["mode"] or flow.time_factor,
         precision=spec["precision"],
     )
-    parts = []
-    for first in range(0, wanted["samples"], _BATCH):
-        indices = list(range(first, min(first + _BATCH, wanted["samples"])))
-        noise = sampler.inputs(wanted["seed"], indices, None, purpose="edges")
-        found = sampler.integrate(noise, return_trajectory=True)
-        assert found.trajectory is not None
-        parts.append(found.trajectory.cpu())
-    edges = adaptive_edges(torch.cat(parts, dim=1), spec["segments"])
+    edges = edges_of_costs(_costs(sampler, wanted), spec["segments"])
     files.write_json(
         out,
         {
@@ -63,3 +57,24 @@ def run(spec: dict[str, Any], teacher: Path, out: Path) -> None:
             "teacher_sha256": files.sha256_file(teacher),
         },
     )
+
+
+def _costs(sampler: FlowSampler, wanted: dict[str, Any]) -> NDArray[np.float64]:
+    """Costs of all segments, mean over the samples; no two batches at once."""
+    samples, points = wanted["samples"], wanted["steps"] + 1
+    total: NDArray[np.float64] = np.zeros((points, points))
+    values = sampler.flow.model.channels * sampler.flow.model.image_size**2
+    for indices in path_batches(samples, points, values):
+        total += len(indices) * _batch_costs(sampler, wanted["seed"], indices)
+    total /= samples
+    return total
+
+
+def _batch_costs(
+    sampler: FlowSampler, seed: int, indices: list[int]
+) -> NDArray[np.float64]:
+    """The same over one batch, whose trajectory is gone on return."""
+    noise = sampler.inputs(seed, indices, None, purpose="edges")
+    found = sampler.integrate(noise, return_trajectory=True)
+    assert found.trajectory is not None
+    return segment_costs(found.trajectory)

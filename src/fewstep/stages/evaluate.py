@@ -147,7 +147,10 @@ def _judged(
         protocol_note=spec["protocol_note"],
         published_sd=published["sd"] if published else None,
     )
-    extra: dict[str, Any] = {"verdict": found.verdict, "verdict_reason": found.reason}
+    reason = found.reason
+    if published and published["value"] is None:
+        reason = f"published in {published['table']}, number not verified"
+    extra: dict[str, Any] = {"verdict": found.verdict, "verdict_reason": reason}
     if published:
         extra["published_n"] = published["n"]
         extra["published_table"] = published["table"]

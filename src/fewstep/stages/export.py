@@ -10,14 +10,15 @@ from fewstep import checkpoints, files
 
 
 def export(source: Path, out: Path, command: str) -> None:
-    """A trained model as a small asset: half precision, its history in the header.
+    """A trained model as a small asset: half precision, all its history in the header.
 
     Args:
         source: `model.safetensors` of a training.
         out: the asset; its manifest goes beside it.
         command: the command that trained it.
     """
-    manifest = {**checkpoints.read_manifest(source), "command": command}
+    manifest = {**files.read_json(source.with_suffix(".json")), "command": command}
+    del manifest["sha256"], manifest["bytes"]
     manifest["full_precision_sha256"] = files.sha256_file(source)
     tensors = checkpoints.read_state_dict(source)
     # Tables in double precision are tables of constants: small, and exact.

@@ -10,9 +10,9 @@ from fewstep.data import open_dataset
 from fewstep.device import autocast, pick_device
 from fewstep.errors import UserError
 from fewstep.progress import Progress
+from fewstep.seqrf.flow import Flow, load_flow
 from fewstep.seqrf.pair_plan import PairPlan
 from fewstep.seqrf.pair_shards import write_shard
-from fewstep.seqrf.sampler import Flow, load_flow
 from fewstep.seqrf.segments import Segments
 
 
@@ -23,16 +23,19 @@ def shard(
     dataset: Path,
     edges: Path | None,
     out: Path,
+    batch: int | None = None,
 ) -> None:
     """Make one shard of pairs.
 
     Args:
-        spec: resolved `PairsSpec` with the teacher's `model` and `heads`.
+        spec: resolved `PairsSpec` with the teacher's `model` and `heads`; `count` may
+            be that of the pairs up to this shard's end.
         number: of the shard.
         teacher: its weights.
         dataset: folder of images.
         edges: `edges.json`; None = equal segments.
         out: `….arrow`; its record goes beside it.
+        batch: pairs at a time (None: `spec["batch"]`).
 
     Raises:
         UserError: for a teacher whose heads belong to other segments.
@@ -69,7 +72,7 @@ def shard(
             number,
             out,
             origin=origin,
-            batch=spec["batch"],
+            batch=batch or spec["batch"],
             device=device,
             progress=Progress(f"pairs {spec['name']} {number}", len(indices)),
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep import checkpoints
 from fewstep.seqrf.checkpoint import check_fits, read_rectified_flow, weights
-from fewstep.seqrf.sampler import build_model
+from fewstep.seqrf.flow import build_model
 from fewstep.stages.sources import is_ours, source_facts
 
 

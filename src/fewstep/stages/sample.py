@@ -8,11 +8,17 @@ from typing import Any
 from fewstep import files
 from fewstep.provenance import row_fields
 from fewstep.sampling import SampleOptions, draw_samples
+from fewstep.stages.snapshot_files import verify
 from fewstep.stages.systems import load_sampler
 
 
 def run(
-    spec: dict[str, Any], checkpoint: Path, plan: Path, seed: int, out: Path
+    spec: dict[str, Any],
+    checkpoint: Path,
+    plan: Path,
+    seed: int,
+    batch: int,
+    out: Path,
 ) -> None:
     """Draw samples 0..n-1 of one seed.
 
@@ -22,6 +28,7 @@ def run(
         checkpoint: `model.safetensors`.
         plan: `plan.json`.
         seed: of the run.
+        batch: samples drawn at once.
         out: `samples.json`; the shards lie in a folder beside it.
     """
     sampling = spec["sampling"]
@@ -29,7 +36,7 @@ def run(
         seed=seed,
         start=0,
         stop=spec["n"],
-        batch=sampling["batch"],
+        batch=batch,
         shard=sampling["shard_size"],
         num_classes=spec["num_classes"],
         labels=spec["labels"],
@@ -37,6 +44,8 @@ def run(
         nan_policy=sampling["nan_policy"],
         max_redraws=sampling["max_redraws"],
     )
+    if checkpoint.parent.name == "snapshots":
+        verify(checkpoint)
     checkpoint_sha256 = files.sha256_file(checkpoint)
     strategy = files.read_json(plan)
     sampler = load_sampler(spec, checkpoint, plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,39 +13,48 @@ from torch import Tensor
 
 from fewstep import checkpoints, files
 from fewstep.device import pick_device
+from fewstep.errors import UserError
 from fewstep.extractors import load_extractor
 from fewstep.fidelity import ScoreOptions
 from fewstep.references import load_reference
 from fewstep.sampling import SampleOptions, draw_samples
 from fewstep.seqrf.checkpoint import check_fits
-from fewstep.seqrf.sampler import Flow, build_model, make_sampler
+from fewstep.seqrf.flow import Flow, build_model
+from fewstep.seqrf.sampler import make_sampler
 from fewstep.seqrf.segments import Segments
 from fewstep.stages.score import score_samples
+from fewstep.stages.snapshot_files import file_name
+from fewstep.training import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 class Snapshots:
     """What a training calls every so many steps.
 
+    They are kept beside the run's checkpoint, so that whoever deletes the results finds
+    them again, and are put into the results when the training is done.
+
     Args:
         spec: of the training; `scoring` holds what the scores need.
-        folder: the experiment's; files go to `snapshots/step-{step}.safetensors`.
+        work: folder beside the run's checkpoint.
         key: of the run.
         about: manifest of the weights.
-        reference: statistics of real images, None: nothing is scored.
-        extractor: weights of the feature extractor, None: its own download.
+        scorer: files "reference" and, unless it is a download, "extractor".
+        batch: samples drawn at once.
     """
 
     def __init__(
         self,
         spec: dict[str, Any],
-        folder: Path,
+        work: Path,
         key: str,
         about: dict[str, Any],
-        reference: Path | None,
-        extractor: Path | None,
+        scorer: dict[str, Path],
+        batch: int,
     ) -> None:
-        self.spec, self.folder, self.key, self.about = spec, folder, key, about
-        self.reference, self.extractor = reference, extractor
+        self.spec, self.work, self.key, self.about = spec, work, key, about
+        self.scorer, self.batch = scorer, batch
 
     @property
     def metric(self) -> str | None:
@@ -53,76 +64,124 @@ class Snapshots:
         inception = "inception" in self.spec["scoring"]["extractor"]["kind"]
         return "fid" if inception else "frechet"
 
-    def take(self, step: int, tensors: dict[str, Tensor]) -> dict[str, float] | None:
+    def take(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Write the weights and score them where asked; twice does no harm."""
-        path = self.folder / "snapshots" / f"step-{step:08d}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(parents=True, exist_ok=True)
         about = {**self.about, "steps": step, "run": self.key}
-        checkpoints.write_state_dict(path, tensors, about)
-        if "scoring" not in self.spec:
-            return None
-        # Sampling draws nothing from torch's generator, but a scorer might.
-        with torch.random.fork_rng():
-            return self._score(path, step, tensors)
+        checkpoints.write_state_dict(self.work / file_name(step), tensors, about)
+        self._score(step)
 
-    def _score(
-        self, path: Path, step: int, tensors: dict[str, Tensor]
-    ) -> dict[str, float]:
-        """Fréchet distance of `snapshots.n` samples of these weights."""
+    def publish(self, folder: Path, state: TrainState) -> None:
+        """Put the run's snapshots into the results, and their scores into the curve.
+
+        Args:
+            folder: the experiment's; the files go to `snapshots/`, with their list in
+                `snapshots.json`.
+            state: of the finished training.
+
+        Raises:
+            UserError: for a snapshot that is due and was not kept.
+        """
+        every = (self.spec["train"]["snapshots"] or {}).get("every")
+        due = list(range(every, state.step + 1, every)) if every else []
+        target, listed = folder / "snapshots", []
+        shutil.rmtree(target, ignore_errors=True)
+        for step in due:
+            self._check(step)
+            target.mkdir(parents=True, exist_ok=True)
+            path = target / file_name(step)
+            _link(self.work / path.name, path)
+            listed.append({"step": step, "sha256": files.sha256_file(path)})
+            numbers = self._score(step)
+            for point in state.curve:
+                if point["step"] == step:
+                    point.update(numbers)
+        files.write_json(folder / "snapshots.json", {"snapshots": listed})
+
+    def _check(self, step: int) -> None:
+        path = self.work / file_name(step)
+        if not path.exists() or checkpoints.read_manifest(path)["run"] != self.key:
+            raise UserError(
+                f"the weights of step {step} were not kept by this run",
+                where=str(path),
+                do=f"delete {self.work.parent} to train again, or set train.snapshots "
+                "as it was",
+            )
+
+    def _score(self, step: int) -> dict[str, float]:
+        """Fréchet distance of a snapshot, measured once; empty where none is asked."""
+        if "scoring" not in self.spec:
+            return {}
+        n = self.spec["train"]["snapshots"]["n"]
+        asked = {"run": self.key, "step": step, "n": n, **self.spec["scoring"]}
+        files_read = {k: files.sha256_file(path) for k, path in self.scorer.items()}
+        key = files.sha256_json({**asked, **files_read})
+        record = self.work / f"step-{step:08d}-score.json"
+        if record.exists() and files.read_json(record)["key"] == key:
+            value = files.read_json(record)["score"]
+        else:
+            device = pick_device()
+            # Sampling draws nothing from torch's generator, but a scorer might.
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                value = self._measure(step, n, key, device)
+            files.write_json(record, {"key": key, "score": value, "score_n": n})
+            logger.info("step %d: %s of %d samples %.4g", step, self.metric, n, value)
+        return {"score": value, "score_n": n}
+
+    def _measure(self, step: int, n: int, key: str, device: torch.device) -> float:
+        """Draw, score, and remove the samples."""
         scoring = self.spec["scoring"]
-        n, wanted = self.spec["train"]["snapshots"]["n"], scoring["sampler"]
-        model = build_model(self.spec["model"], self.spec["segments"])
-        check_fits(model, tensors, str(path))
-        segments = Segments(tuple(self.about["edges"]))
-        flow = Flow(model.to(pick_device()).eval(), segments, "exact")
-        samples = path.parent / f"step-{step:08d}-samples.json"
+        samples = self.work / f"step-{step:08d}-samples.json"
+        sampling = scoring["sampler"]["sampling"]
         options = SampleOptions(
             seed=scoring["seed"],
             start=0,
             stop=n,
-            batch=wanted["sampling"]["batch"],
-            shard=wanted["sampling"]["shard_size"],
+            batch=self.batch,
+            shard=sampling["shard_size"],
             rounding=scoring["rounding"],
-            nan_policy=wanted["sampling"]["nan_policy"],
-            max_redraws=wanted["sampling"]["max_redraws"],
+            nan_policy=sampling["nan_policy"],
+            max_redraws=sampling["max_redraws"],
         )
         draw_samples(
-            make_sampler(flow, wanted, wanted["sampling"]["precision"]),
+            make_sampler(
+                self._flow(step, device), scoring["sampler"], sampling["precision"]
+            ),
             options,
             samples,
-            key=files.sha256_json({"run": self.key, "step": step, **scoring}),
+            key=key,
             label=f"sample {self.spec['name']} at step {step}",
         )
         extractor = load_extractor(
             scoring["extractor"]["kind"],
-            weights=self.extractor,
+            weights=self.scorer.get("extractor"),
             name=scoring["extractor"]["name"],
-            device=pick_device(),
+            device=device,
         )
-        assert self.reference is not None
         found = score_samples(
             {**scoring, "evaluation": {"n": n, "batch": scoring["batch"]}},
             samples,
-            load_reference(self.reference, extractor.dim),
+            load_reference(self.scorer["reference"], extractor.dim),
             extractor,
             ScoreOptions(isc_splits=None),
         )
-        return {"score": found["row"][self.metric], "score_n": n}
+        for path in self.work.glob(f"{samples.stem}-*"):
+            shutil.rmtree(path)
+        samples.unlink()
+        return float(found["row"][self.metric])
 
-    def write_index(self) -> None:
-        """`snapshots.json`: the files of this run; those of others are removed."""
-        listed, folder = [], self.folder / "snapshots"
-        for path in sorted(folder.glob("step-*.safetensors")):
-            about = checkpoints.read_manifest(path)
-            if about.get("run") == self.key:
-                sha256 = files.sha256_file(path)
-                listed.append({"step": about["steps"], "sha256": sha256})
-            else:
-                path.unlink()
-                path.with_suffix(".json").unlink(missing_ok=True)
-                for samples in folder.glob(f"{path.stem}-samples*"):
-                    if samples.is_dir():
-                        shutil.rmtree(samples)
-                    else:
-                        samples.unlink()
-        files.write_json(self.folder / "snapshots.json", {"snapshots": listed})
+    def _flow(self, step: int, device: torch.device) -> Flow:
+        path = self.work / file_name(step)
+        model = build_model(self.spec["model"], self.spec["segments"])
+        check_fits(model, checkpoints.read_state_dict(path), str(path))
+        segments = Segments(tuple(self.about["edges"]))
+        return Flow(model.to(device).eval(), segments, self.about["time_factor"])
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file at another place, a copy where the disk is another one."""
+    try:
+        os.link(source, target)
+    except OSError:
+        with files.atomic_path(target) as part:
+            shutil.copy2(source, part)

@@ -21,7 +21,11 @@ def write(spec: dict[str, Any], out: Path) -> None:
 
 
 def notation(spec: dict[str, Any]) -> str:
-    """A solver in words, such as `Euler 8, k = 4` or `RK45 0.001, k = 1`."""
+    """A solver in words, such as `Euler 8, k = 4` or `RK45 0.001, k = 1`.
+
+    Error control of a whole batch is said, as the images then depend on the batch:
+    `RK45 0.001 (batch norm), k = 4`.
+    """
     name = {
         "euler": "Euler",
         "heun": "Heun",
@@ -29,4 +33,6 @@ def notation(spec: dict[str, Any]) -> str:
         "rk45": "RK45",
     }[spec["solver"]]
     number = spec["steps"] if spec["steps"] is not None else f"{spec['tol']:g}"
-    return f"{name} {number}, k = {spec['segments']}"
+    shared = spec["solver"] == "rk45" and spec["error_norm"] == "batch"
+    norm = " (batch norm)" if shared else ""
+    return f"{name} {number}{norm}, k = {spec['segments']}"

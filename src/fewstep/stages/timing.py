@@ -214,7 +214,7 @@ def _measure(
             "ratio": None if name == own else partner / timings[name].median,
             "steps": drawn[name].steps,
             "iterations": drawn[name].iterations or None,
-            "nfe": drawn[name].means.get("nfe"),
+            "nfe": _mean(drawn[name].numbers.get("nfe")),
             "error_to_exact": _distance(drawn[name], theirs) if exact else None,
             "peak_memory_mb": peaks[name],
         }
@@ -230,6 +230,10 @@ def _baseline_among(spec: dict[str, Any], samplers: Iterable[str]) -> str | None
     other = spec["baseline"]
     same = other["name"] == spec["name"] and other["sampler"] in samplers
     return str(other["sampler"]) if same else None
+
+
+def _mean(values: torch.Tensor | None) -> float | None:
+    return None if values is None else float(values.double().mean())
 
 
 def _distance(mine: Draw, theirs: Draw) -> float | None:

@@ -11,10 +11,16 @@ from fewstep import checkpoints, files
 from fewstep.data import Dataset, open_dataset
 from fewstep.device import pick_device
 from fewstep.errors import UserError
-from fewstep.stages.training import COSMETIC, manifest_of, train_options, write_curve
+from fewstep.stages.training import (
+    COSMETIC,
+    history_of,
+    manifest_of,
+    train_options,
+    write_curve,
+)
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.training import NoiseOptions, TarFlowObjective
-from fewstep.training import TrainState, leave_group, train
+from fewstep.training import leave_group, train
 
 
 def train_tarflow(
@@ -61,7 +67,9 @@ def train_tarflow(
         return
     write_curve(spec["name"], state, curve)
     kept = {name: t for name, t in tensors.items() if not name.endswith("attn_mask")}
-    checkpoints.write_state_dict(out, kept, _manifest(spec, data, state))
+    checkpoints.write_state_dict(
+        out, kept, _manifest(spec, data), history_of(spec, state)
+    )
 
 
 def run_key(spec: dict[str, Any], data: Dataset) -> str:
@@ -78,9 +86,9 @@ def run_key(spec: dict[str, Any], data: Dataset) -> str:
     return files.sha256_json(decisive)
 
 
-def _manifest(spec: dict[str, Any], data: Dataset, state: TrainState) -> dict[str, Any]:
+def _manifest(spec: dict[str, Any], data: Dataset) -> dict[str, Any]:
     return {
-        **manifest_of(spec, state),
+        **manifest_of(spec),
         "noise": spec["noise"],
         "dataset": data.name,
         "dataset_sha256": data.sha256,

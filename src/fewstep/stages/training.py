@@ -63,15 +63,21 @@ def write_curve(
     write_rows(path, TRAINING, rows)
 
 
-def manifest_of(spec: dict[str, Any], state: TrainState) -> dict[str, Any]:
+def manifest_of(spec: dict[str, Any]) -> dict[str, Any]:
     """What every trained model's manifest says."""
     return {
         "experiment": spec["name"],
         "model": spec["model"],
         "train": spec["train"],
+    }
+
+
+def history_of(spec: dict[str, Any], state: TrainState) -> dict[str, Any]:
+    """When, where and how fast it was trained: not in the file of weights."""
+    return {
+        "code_digest": spec.get("code", ""),
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "last": state.curve[-1] if state.curve else {},
-        "code_digest": spec.get("code", ""),
         "provenance": row_fields(pick_device()),
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fewstep import files
@@ -23,12 +24,15 @@ from fewstep.results.flows import (
 )
 from fewstep.results.store import write_rows
 from fewstep.sampling import read_images, read_manifest
-from fewstep.seqrf.sampler import Flow, FlowSampler, load_flow, make_sampler
+from fewstep.seqrf.flow import Flow, load_flow
+from fewstep.seqrf.integration import path_batches
+from fewstep.seqrf.sampler import FlowSampler, make_sampler
 from fewstep.seqrf.segments import Segments
 from fewstep.seqrf.straightness import gaps, sequential_gaps
 
 REFERENCE = "path"
 """Sampler's name of the many Euler steps that stand for the path itself."""
+_DENSE_COPIES = 8  # a step of RK45 that passes many wanted times gathers its slopes
 
 
 def measure(spec: dict[str, Any], weights: Path, rows: Path, paths: Path) -> None:
@@ -84,44 +88,92 @@ def _straightness(
 
     RK45 has rows of the whole path alone: every sample takes its own steps.
     """
-    indices = list(range(wanted["count"]))
-    noise = sampler.inputs(wanted["seed"], indices, None, purpose="trajectory")
-    found = sampler.integrate(noise, return_trajectory=solver["solver"] != "rk45")
     shared = {
         **{key: solver[key] for key in ("solver", "steps", "tol")},
-        "nfe": found.nfe,
         "n": wanted["count"],
         "seed": wanted["seed"],
         **common,
     }
-    own = sampler.flow.segments
-    if found.trajectory is None or found.times is None:
-        totals = (found.straightness, found.seq_straightness)
-        values = ([totals[0]], [totals[1]])
-        return straightness_rows(
-            [1.0, 0.0], *values, edges=own.edges, totals=totals, **shared
-        )
+    if solver["solver"] == "rk45":
+        return _whole_path(sampler, wanted, shared)
+    views = _views(common["sampler"], sampler.flow.segments, others)
+    total = torch.zeros((), dtype=torch.float64)
+    for noise in _noise(sampler, wanted, wanted["count"]):
+        sums, times, shared["nfe"] = _by_step(sampler, noise, list(views.values()))
+        total = total + sums
+    whole, *sequential = (total / wanted["count"]).tolist()
     rows: list[dict[str, Any]] = []
-    path, times = found.trajectory, found.times
-    whole = gaps(path, times).mean(1)
-    for parts in (own, *(Segments.uniform(k) for k in others if k != own.k)):
-        if parts is not own:
-            shared["sampler"] = f"{common['sampler']}-k{parts.k}"
-        sequential = _sequential(path, times, parts)
-        rows += straightness_rows(
-            times.tolist(),
-            whole.tolist(),
-            sequential.tolist(),
-            edges=parts.edges,
-            **shared,
-        )
+    for (name, parts), values in zip(views.items(), sequential, strict=True):
+        own = {**shared, "sampler": name}
+        rows += straightness_rows(times, whole, values, edges=parts.edges, **own)
     return rows
 
 
+def _views(name: str, own: Segments, others: Sequence[int]) -> dict[str, Segments]:
+    """The flow's own segments, and equal ones in other numbers, by sampler's name."""
+    views = {name: own}
+    for k in others:
+        if k != own.k:
+            views[f"{name}-k{k}"] = Segments.uniform(k)
+    return views
+
+
+def _noise(
+    sampler: FlowSampler, wanted: dict[str, Any], count: int, copies: int = 1
+) -> Iterator[Tensor]:
+    """Starts of the first samples, in batches small enough for their paths.
+
+    With `error_norm: batch` a path depends on the batch that it is drawn in.
+    """
+    network = sampler.flow.model
+    points = copies * (max(sampler.steps or 0, wanted["steps"]) + 1)
+    values = network.channels * network.image_size**2
+    for indices in path_batches(count, points, values):
+        yield sampler.inputs(wanted["seed"], indices, None, purpose="trajectory")
+
+
+def _whole_path(
+    sampler: FlowSampler, wanted: dict[str, Any], shared: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The rows of a solver whose samples take steps of their own."""
+    total = torch.zeros(3, dtype=torch.float64)
+    for noise in _noise(sampler, wanted, wanted["count"]):
+        found = sampler.integrate(noise)
+        each = (found.straightness_per_sample, found.seq_straightness_per_sample)
+        total += torch.stack([found.nfe_per_sample.double(), *each]).sum(1).cpu()
+    nfe, whole, sequential = (total / wanted["count"]).tolist()
+    return straightness_rows(
+        [1.0, 0.0],
+        [whole],
+        [sequential],
+        edges=sampler.flow.segments.edges,
+        totals=(whole, sequential),
+        nfe=nfe,
+        **shared,
+    )
+
+
+def _by_step(
+    sampler: FlowSampler, noise: Tensor, views: Sequence[Segments]
+) -> tuple[Tensor, list[float], float]:
+    """Gaps of every step, summed over a batch whose trajectory is gone on return.
+
+    Returns:
+        (1 + views, M), of the whole path and in the segments of each view; the M + 1
+        times of the path; its network evaluations.
+    """
+    found = sampler.integrate(noise, return_trajectory=True)
+    path, times = found.trajectory, found.times
+    assert path is not None
+    assert times is not None
+    each = [gaps(path, times), *(_sequential(path, times, parts) for parts in views)]
+    return torch.stack(each).sum(2).cpu(), times.tolist(), found.nfe
+
+
 def _sequential(path: Tensor, times: Tensor, parts: Segments) -> Tensor:
-    """Sequential gap of every step, mean over the batch."""
+    """Sequential gap of every step and sample."""
     try:
-        return sequential_gaps(path, times, parts).mean(1)
+        return sequential_gaps(path, times, parts)
     except ValueError as error:
         raise UserError(
             str(error),
@@ -135,20 +187,34 @@ def _paths(
     sampler: FlowSampler, wanted: dict[str, Any], common: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Rows of the first samples' pixels; RK45's path at equal times."""
-    indices = list(range(wanted["shown"]))
-    noise = sampler.inputs(wanted["seed"], indices, None, purpose="trajectory")
-    even = np.linspace(1, 0, wanted["steps"] + 1).tolist()
-    at = even if sampler.solver == "rk45" else None
+    copies, at = 1, None
+    if sampler.solver == "rk45":
+        copies, at = _DENSE_COPIES, np.linspace(1, 0, wanted["steps"] + 1).tolist()
+    first = 0
+    rows: list[dict[str, Any]] = []
+    for noise in _noise(sampler, wanted, wanted["shown"], copies):
+        rows += _pixels(sampler, noise, at, first, common)
+        first += len(noise)
+    return rows
+
+
+def _pixels(
+    sampler: FlowSampler,
+    noise: Tensor,
+    at: Sequence[float] | None,
+    first: int,
+    common: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The same of one batch; by sample, as its rows are made from float64 states."""
     found = sampler.integrate(noise, return_trajectory=True, at=at)
     assert found.trajectory is not None
     assert found.times is not None
-    return trajectory_rows(
-        found.times.cpu(),
-        found.trajectory.cpu(),
-        edges=sampler.flow.segments.edges,
-        samples=wanted["shown"],
-        **common,
-    )
+    times, edges = found.times.cpu(), sampler.flow.segments.edges
+    rows: list[dict[str, Any]] = []
+    for number, one in enumerate(torch.split(found.trajectory, 1, dim=1), first):
+        own = trajectory_rows(times, one.cpu(), edges=edges, samples=1, **common)
+        rows += [{**row, "sample": number} for row in own]
+    return rows
 
 
 def solver_pictures(samples: list[Path], out: Path, *, columns: int = 10) -> None:

@@ -1,0 +1,66 @@
+"""A network together with what its weights were trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fewstep import checkpoints
+from fewstep.errors import UserError
+from fewstep.seqrf.checkpoint import check_fits
+from fewstep.seqrf.model import Architecture, NCSNpp
+from fewstep.seqrf.segments import Segments
+
+TimeFactor = Literal["exact", "released"]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A network with what its weights were trained for.
+
+    Attributes:
+        model: on its device, in evaluation mode.
+        segments: the time segments of its heads.
+        time_factor: length of the path in time: "exact" 1, "released" 0.999.
+    """
+
+    model: NCSNpp
+    segments: Segments
+    time_factor: TimeFactor
+
+
+def build_model(config: dict[str, Any], heads: int) -> NCSNpp:
+    """A network with random weights from a resolved `FlowModelSpec`."""
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
+    }
+    values["image_size"] = values.pop("img_size")
+    return NCSNpp(Architecture(**values), heads)
+
+
+def load_flow(
+    config: dict[str, Any], heads: int, weights: str | Path, device: torch.device
+) -> Flow:
+    """A flow in evaluation mode from a `.safetensors` file of ours.
+
+    Raises:
+        UserError: when the weights do not fit the architecture or its heads, or the
+            file does not say which time they were trained for.
+    """
+    model = build_model(config, heads)
+    check_fits(model, checkpoints.read_state_dict(weights), str(weights))
+    manifest = checkpoints.read_manifest(weights)
+    for key in ("edges", "time_factor"):
+        if key not in manifest:
+            raise UserError(
+                f"the file does not say its {key}",
+                where=str(weights),
+                expected="weights that this workflow wrote",
+                do="start from the published training checkpoint (.pth)",
+            )
+    segments = Segments.of(heads, manifest["edges"])
+    factor: TimeFactor = manifest["time_factor"]
+    return Flow(model.to(device).eval(), segments, factor)
