@@ -340,4 +340,58 @@ FLOW_MISTAKES = {
         "experiments.seq2.samplers.heun-2.solver: unknown choice 'huen'; expected "
         "'heun'",
     ),
+    "other steps than it was distilled to": (
+        ("{solver: euler, steps: 1}", "{solver: euler, steps: 4}"),
+        "experiments.stepped.samplers.euler-1.solver: a flow distilled to 1 steps "
+        "knows no other times; expected solver euler with steps 1",
+    ),
+    "number of pairs without pairs": (
+        ("lr: 2e-3, steps: 40}", "lr: 2e-3, steps: 40, pair_count: 9}"),
+        "experiments.base.train.pair_count: objective flow reads no pairs; expected no",
+    ),
+    "mirrored pairs": (
+        ("batch: 16", "batch: 16\n      flip: true"),
+        "experiments.seq2.train.flip: pairs are mirrored when they are made; expected "
+        "false",
+        "      flip: true",
+    ),
+    "steps of no distillation": (
+        ("batch: 16", "batch: 16\n      distill_steps: 2"),
+        "experiments.seq2.train.distill_steps: objective reflow takes no distill_steps",
+        "      distill_steps: 2",
+    ),
+    "parts that do not divide the batch": (
+        ("batch: 16", "batch: 16\n      accumulate: 3"),
+        "experiments.seq2.train.accumulate: 1 x 3 parts do not divide the batch; "
+        "expected a divisor of 16",
+        "      accumulate: 3",
+    ),
+    "count of a fresh optimizer": (
+        ("batch: 16", "batch: 16\n      count_offset: 5"),
+        "experiments.seq2.train.count_offset: a fresh optimizer that counts from "
+        "step 5",
+        "      count_offset: 5",
+    ),
+    "snapshot after the end": (
+        ("{every: 20,", "{every: 80,"),
+        "experiments.seq2.train.snapshots.every: 80 steps, in a training of 40; "
+        "expected at most 40",
+    ),
+    "sampler that is called as the path": (
+        ("      rk45: {solver: rk45, tol: 2e-2}", "      path: {solver: rk45, tol: 1}"),
+        "experiments.seq2.samplers.path: 'path' is what the tables call the path "
+        "itself",
+    ),
+    "sampler that is called as a sweep's": (
+        (
+            "      heun-2:",
+            "      euler-2-at20: {solver: euler, steps: 4}\n      heun-2:",
+        ),
+        "experiments.seq2.samplers.euler-2-at20: a name that the sweep gives; expected",
+    ),
+    "redraws by rk45": (
+        ("tol: 2e-2", "tol: 2e-2, sampling: {nan_policy: redraw}"),
+        "experiments.seq2.samplers.rk45.sampling.nan_policy: rk45 cannot go on after a "
+        "value that is not finite; expected fail",
+    ),
 }

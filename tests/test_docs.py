@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from fewstep.config import load_config
 from fewstep.config.documents import drifted
@@ -14,6 +13,13 @@ from fewstep.results import docs as results_docs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+EXTRACTORS = """
+extractors:
+  inception: {kind: inception-v3-compat}
+  inception-fid: {kind: inception-v3-compat}
+"""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -41,19 +47,34 @@ def test_python_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> N
         assert capsys.readouterr().out
 
 
-def test_the_example_configuration_is_valid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "cells"),
+    [
+        (0, [("mine", "for"), ("mine", "auto")]),
+        (
+            1,
+            [
+                ("my-flow", "rk45"),
+                ("my-4seqrf", "euler-4"),
+                ("my-4seqrf", "euler-8"),
+                ("my-4seqrf-distill", "euler-4"),
+            ],
+        ),
+    ],
+)
+def test_the_example_configurations_are_valid(
+    number: int,
+    cells: list[tuple[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The how-to's experiment passes the checks once its weights are there."""
-    (example,) = blocks(ROOT / "docs/howto.md", "yaml")
-    value = yaml.safe_load(example)
-    value["extractors"] = {"inception": {"kind": "inception-v3-compat"}}
+    """The how-to's experiments pass the checks once their weights are there."""
+    example = blocks(ROOT / "docs/howto.md", "yaml")[number]
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/mine.pth").touch()
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
+    (tmp_path / "config.yaml").write_text(example + EXTRACTORS)
     monkeypatch.chdir(tmp_path)
-    config = load_config("config.yaml", assets=None)
-    assert config.evaluations() == [("mine", "for"), ("mine", "auto")]
+    assert load_config("config.yaml", assets=None).evaluations() == cells
 
 
 def test_generated_pages_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +86,7 @@ def test_generated_pages_are_current(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_golden_files_stay_small() -> None:
     """The golden numbers of the repository are at most 12 MB."""
-    files = (ROOT / "tests/golden").rglob("*.pt")
+    files = (ROOT / "tests/golden").rglob("*.*")
     assert sum(path.stat().st_size for path in files) < 12e6
 
 

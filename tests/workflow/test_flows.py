@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from fewstep import files
 from fewstep.results import read
@@ -48,12 +47,6 @@ def evaluations(project: Project) -> pd.DataFrame:
 def sha256(project: Project, path: str) -> str:
     """Hash of a file of the project."""
     return files.sha256_file(project.folder / path)
-
-
-def weights(project: Project, path: str) -> dict[str, bytes]:
-    """The tensors of a file; its header also says when it was written."""
-    tensors = load_file(project.folder / path)
-    return {name: value.numpy().tobytes() for name, value in tensors.items()}
 
 
 def kill_when(project: Project, ready: Callable[[], bool], *arguments: str) -> None:
@@ -151,26 +144,36 @@ def test_the_curve_holds_the_scores_of_the_snapshots(finished_flows: Project) ->
 
 
 def test_weights_say_what_they_come_from(finished_flows: Project) -> None:
-    """Students name their teacher's hash, their segments and what they started from."""
+    """Students name what they started from, and pairs the weights that made them."""
 
-    def manifest(name: str) -> dict[str, Any]:
-        path = finished_flows.folder / f"results/{name}/model.json"
-        found: dict[str, Any] = files.read_json(path)
+    def record(path: str) -> dict[str, Any]:
+        found: dict[str, Any] = files.read_json(
+            finished_flows.folder / "results" / path
+        )
         return found
 
+    def origin(pairs: str) -> str:
+        return str(record(f"pairs/{pairs}/pairs.json")["origin"]["teacher_sha256"])
+
+    seq2, distilled, stepped = (
+        record(f"{name}/model.json") for name in ("seq2", "distilled", "stepped")
+    )
     base = sha256(finished_flows, "results/base/model.safetensors")
-    for name in ("seq2", "distilled"):
-        assert manifest(name)["start_sha256"] == base
-        assert manifest(name)["pairs"]["teacher_sha256"] == base
-    released = sha256(finished_flows, "results/released/model.safetensors")
+    assert [own["sources"]["start"] for own in (seq2, distilled)] == [base, base]
     state = sha256(finished_flows, "results/released/state.safetensors")
-    assert manifest("stepped")["pairs"]["teacher_sha256"] == released
-    assert manifest("stepped")["start_sha256"] == state
-    assert manifest("seq2")["edges"] == [1, 0.5, 0]
-    assert manifest("stepped")["edges"] == [1, 0]
-    edges = files.read_json(finished_flows.folder / "results/pairs/ada/edges.json")
-    assert manifest("distilled")["edges"] == edges["edges"]
-    assert edges["edges"][1] != 0.5
+    assert stepped["sources"]["start"] == state
+    assert [origin(pairs) for pairs in ("k2", "ada")] == [base, base]
+    released = sha256(finished_flows, "results/released/model.safetensors")
+    assert origin("k1") == released
+    sources = [own["sources"]["pairs"] for own in (seq2, distilled, stepped)]
+    assert len(set(sources)) == 3
+    edges = record("pairs/ada/edges.json")["edges"]
+    assert edges[1] != 0.5
+    assert [own["edges"] for own in (seq2, distilled, stepped)] == [
+        [1, 0.5, 0],
+        edges,
+        [1, 0],
+    ]
 
 
 def test_pairs_are_in_shards_of_both_segments(finished_flows: Project) -> None:
@@ -274,19 +277,19 @@ def test_a_killed_training_goes_on_to_the_same_bits(flows: Project) -> None:
     folder = flows.folder / "results/seq2"
     first, last = (f"snapshots/step-000000{step}.safetensors" for step in (20, 40))
     kept = [STUDENT, *(f"results/seq2/{name}" for name in (first, last))]
-    expected = [weights(flows, path) for path in kept]
+    expected = [sha256(flows, path) for path in kept]
     curve = read(folder / "training.parquet")
     work = flows.folder / ".cache/train/seq2"
     shutil.rmtree(folder)
     shutil.rmtree(work)
     target = [STUDENT, "--rerun-incomplete"]
-    kill_when(flows, (folder / first).exists, *target)
+    kill_when(flows, (work / first).exists, *target)
     assert not (flows.folder / STUDENT).exists()
     saved = torch.load(work / "last.pt", weights_only=True)
     assert 20 <= saved["step"] < 40
     output = flows.run(*target)
     assert f"going on from step {saved['step']}" in output
-    assert [weights(flows, path) for path in kept] == expected
+    assert [sha256(flows, path) for path in kept] == expected
     same = ["step", "loss", "lr", "score", "score_n", "score_metric"]
     again = read(folder / "training.parquet")
     pd.testing.assert_frame_equal(again[same], curve[same])
@@ -319,7 +322,7 @@ def test_killed_pairs_go_on_with_the_next_shard(flows: Project) -> None:
 
 def test_a_truncated_shard_stops_the_training(flows: Project) -> None:
     """One line names the file; once it is deleted, only that shard is made anew."""
-    expected = weights(flows, STUDENT)
+    expected = sha256(flows, STUDENT)
     folder = flows.folder / "results/pairs/k2"
     shard = folder / "shard-00001.arrow"
     content = shard.read_bytes()
@@ -338,7 +341,7 @@ def test_a_truncated_shard_stops_the_training(flows: Project) -> None:
     flows.run(STUDENT)
     assert [path.stat().st_mtime_ns for path in others] == before
     assert shard.read_bytes() == content
-    assert weights(flows, STUDENT) == expected
+    assert sha256(flows, STUDENT) == expected
 
 
 def test_pairs_of_replaced_weights_are_not_trained_on(flows: Project) -> None:

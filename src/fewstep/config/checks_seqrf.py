@@ -84,10 +84,7 @@ def check_pairs(config: Config) -> Iterator[Problem]:
             key = (*path, "teacher")
             yield unknown(key, "seqrf experiment", pairs.teacher, flows)
             continue
-        if teacher.segments not in (1, pairs.segments):
-            what = f"teacher '{pairs.teacher}' has {teacher.segments} segments"
-            expected = f"{teacher.segments}, or a teacher of one segment"
-            yield Problem((*path, "segments"), what, expected)
+        yield from _check_teacher(pairs, teacher, path, config)
         if pairs.adaptive and pairs.adaptive.steps < pairs.segments:
             key = (*path, "adaptive", "steps")
             what = f"{pairs.adaptive.steps} steps cannot hold {pairs.segments} segments"
@@ -96,6 +93,21 @@ def check_pairs(config: Config) -> Iterator[Problem]:
             what = f"{pairs.count} pairs for {pairs.segments} segments"
             yield Problem((*path, "count"), what, f"at least {pairs.segments}")
     yield from _check_circles(config, flows)
+
+
+def _check_teacher(
+    pairs: PairsSpec, teacher: SeqRFExperiment, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """A teacher of several heads can only make pairs of its own segments."""
+    if teacher.segments not in (1, pairs.segments):
+        what = f"teacher '{pairs.teacher}' has {teacher.segments} segments"
+        expected = f"{teacher.segments}, or a teacher of one segment"
+        yield Problem((*path, "segments"), what, expected)
+    own = config.pairs.get((teacher.train and teacher.train.pairs) or "")
+    unequal = pairs.adaptive or (own is not None and own.adaptive)
+    if teacher.segments > 1 and unequal:
+        what = f"'{pairs.teacher}' has {teacher.segments} segments, not these"
+        yield Problem((*path, "teacher"), what, "a teacher of one segment")
 
 
 def flow_experiments(config: Config) -> dict[str, SeqRFExperiment]:

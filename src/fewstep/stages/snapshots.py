@@ -178,6 +178,33 @@ class Snapshots:
         return Flow(model.to(device).eval(), segments, self.about["time_factor"])
 
 
+def snapshots_agree(work: Path, key: str, wanted: dict[str, Any] | None) -> None:
+    """Refuse snapshots that a run on its way did not keep from its beginning.
+
+    Args:
+        work: folder of the run's checkpoint.
+        key: of the run.
+        wanted: resolved `train.snapshots`.
+
+    Raises:
+        UserError: before any step is trained, not after all of them.
+    """
+    record, every = work / "snapshots.json", (wanted or {}).get("every")
+    if record.exists() and (work / "last.pt").exists():
+        before = files.read_json(record)
+        if before["key"] == key:
+            kept = before["every"]
+            if every and (not kept or every % kept):
+                raise UserError(
+                    f"snapshots every {every} steps, but this run keeps "
+                    + (f"every {kept}" if kept else "none"),
+                    where="train.snapshots.every",
+                    do=f"set it as it was, or delete {work} to train anew",
+                )
+            return
+    files.write_json(record, {"key": key, "every": every})
+
+
 def _link(source: Path, target: Path) -> None:
     """The same file at another place, a copy where the disk is another one."""
     try:

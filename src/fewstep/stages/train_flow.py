@@ -8,7 +8,7 @@ from typing import Any
 from fewstep import checkpoints
 from fewstep.device import pick_device
 from fewstep.stages.flow_recipe import Sources, build
-from fewstep.stages.snapshots import Snapshots
+from fewstep.stages.snapshots import Snapshots, snapshots_agree
 from fewstep.stages.training import history_of, train_options, write_curve
 from fewstep.training import leave_group, train
 
@@ -34,6 +34,7 @@ def train_flow(
         batch: samples drawn at once for the score of a snapshot.
     """
     recipe = build(spec, sources)
+    snapshots_agree(work, recipe.key, spec["train"]["snapshots"])
     snapshots = Snapshots(
         spec, work / "snapshots", recipe.key, recipe.about, sources.scorer, batch
     )
