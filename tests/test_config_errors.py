@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from fewstep.config import load_config
 from fewstep.errors import UserError
 from fewstep.yamlpos import read
-from tests.config_mistakes import FLOW_MISTAKES, MISTAKES, STRATEGIES
+from tests.config_mistakes import MISTAKES, STRATEGIES
+from tests.config_mistakes_flows import FLOW_MISTAKES
 
 ROOT = Path(__file__).parents[1]
 SOUND = Path(__file__).with_name("config_errors.yaml")

@@ -254,7 +254,7 @@ def sample_command(project: Project, out: Path) -> list[str]:
         *("--spec", json.dumps({**json.loads(spec), "n": 100})),
         *("--model", str(folder / "model.safetensors")),
         *("--plan", str(folder / "for/plan.json")),
-        *("--seed", "0", "--out", str(out)),
+        *("--seed", "0", "--batch", "16", "--out", str(out)),
     ]
 
 

@@ -50,9 +50,10 @@ def _check_paths(experiment: SeqRFExperiment, path: KeyPath) -> Iterator[Problem
         if trajectory.steps % k:
             what = f"{k} segments do not divide {trajectory.steps} steps"
             yield Problem((*key, position), what, "a divisor of trajectory.steps")
-    if PATH in experiment.samplers:
-        what = f"'{PATH}' is what the tables call the path itself"
-        yield Problem((*path, "samplers", PATH), what, "another name")
+    for name in experiment.samplers:
+        if name == PATH or name.startswith(f"{PATH}-k"):
+            what = f"'{name}' is what the tables call the path itself"
+            yield Problem((*path, "samplers", name), what, "another name")
 
 
 def _check_sweep(experiment: SeqRFExperiment, path: KeyPath) -> Iterator[Problem]:

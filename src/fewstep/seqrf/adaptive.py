@@ -8,7 +8,7 @@ intervals are not; this is its rule, computed in a faster exact form.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -88,26 +88,16 @@ def segment_costs(trajectory: Tensor) -> NDArray[np.float64]:
             f"trajectory {tuple(trajectory.shape)}: expected (n + 1, B, …)"
         )
     batch = trajectory.shape[1]
+    flat = trajectory.reshape(points, -1)  # a view, of a part of a batch too
     lengths = torch.zeros(points - 1, dtype=torch.float64)
     gram = torch.zeros(points, points, dtype=torch.float64)
-    _check_finite(trajectory)
-    for part in _columns(trajectory):
+    _check_finite(flat)
+    for part in torch.split(flat, max(1, int(_CHUNK_BYTES / (8 * points))), dim=1):
         # A straight line taken off changes no cost, and then little cancels below.
         x = _without_chord(part.double())
         lengths += x.diff(dim=0).square().sum(dim=1).cpu()
         gram += (x @ x.T).cpu()
     return _combine(lengths.numpy() / batch, gram.numpy() / batch)
-
-
-def _columns(trajectory: Tensor) -> Iterator[Tensor]:
-    """The trajectory (n + 1, B, ...) as pieces (n + 1, D), all of them views of it.
-
-    By sample: to flatten the states of a batch that is a part of another is to copy it.
-    """
-    points = len(trajectory)
-    width = max(1, int(_CHUNK_BYTES / (8 * points)))
-    for sample in trajectory.unbind(1):
-        yield from torch.split(sample.reshape(points, -1), width, dim=1)
 
 
 def _without_chord(x: Tensor) -> Tensor:

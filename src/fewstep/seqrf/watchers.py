@@ -67,8 +67,9 @@ class Dense:
         h = step.end - step.t
         theta = (self.times[step.rows] - step.t[:, None]) / h[:, None]
         inside = (theta > 0) & (theta <= 1) & step.accepted[:, None]
-        row, place = inside.nonzero(as_tuple=True)
-        if len(row):
+        # One time after the other: a long step passes many, each with seven slopes.
+        for place in inside.any(0).nonzero().flatten().tolist():
+            row = inside[:, place].nonzero().flatten()
             self.states[step.rows[row], place] = pair.interpolate(
                 step.y[row],
                 step.new[row],
