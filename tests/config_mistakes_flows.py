@@ -5,8 +5,8 @@ They are made in tests/config_errors_flows.yaml.
 
 from __future__ import annotations
 
-# Name -> ((old text, new text), the error without file and line). Its line is that of the old text, unless a third entry is the
-# text of another one.
+# Name -> ((old text, new text), the error without file and line). Its line is that of
+# the old text, unless a third entry is the text of another one.
 FLOW_MISTAKES = {
     "unknown pairs": (
         ("pairs: k2", "pairs: k22"),
