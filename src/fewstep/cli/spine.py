@@ -231,7 +231,7 @@ def show(
     index = files.read_json(folder / "report.json")
     console = Console()
     console.print()
-    console.print(terminal_table(index["evaluations"]))
+    console.print(terminal_table(index["evaluations"], index["straightness"]))
     console.print("\npictures")
     for path in index["pictures"]:
         console.print(f"  {path}", highlight=False)

@@ -70,7 +70,14 @@ def trajectory_chart(
         + (f"; coloured: “{coarse}”" if coarse else "")
         + "; dotted: straight lines between the segments' edges"
     )
-    return titled(_grid(panels, look), _title(bends), subtitle, look)
+    # A path with no state between two edges is straight there whatever the flow is.
+    curved = {m: bends[m] for m in models if _has_inner_states(own[m], fine[m])}
+    return titled(_grid(panels, look), _title(curved or bends), subtitle, look)
+
+
+def _has_inner_states(rows: pd.DataFrame, sampler: str) -> bool:
+    states = rows[rows["sampler"] == sampler]["point"].nunique()
+    return bool(states > len(_edges(rows)))
 
 
 def _columns(models: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,24 +15,36 @@ from rich.text import Text
 from fewstep.report.flows import Cell, FlowTable, Model, flow_models, flow_tables
 from fewstep.report.headline import NONE, Headline, headlines
 from fewstep.report.inputs import load_evaluation
+from fewstep.results import STRAIGHTNESS
+from fewstep.results.store import read
 
 _STYLES: dict[str, str] = {"matches": "green", "better": "green", "worse": "red"}
 _MOST_SAMPLERS = 6
 """More samplers than these do not fit beside each other into 80 columns."""
 
 
-def terminal_table(jsons: Iterable[str | Path]) -> RenderableType:
+def terminal_table(
+    jsons: Iterable[str | Path], straightness: Iterable[str | Path] = ()
+) -> RenderableType:
     """One line a sampler: score, time, speed-up, error, strategy and verdict.
 
     Flows that may be compared stand in a table of their own, models by samplers, where
     that fits. Columns in which nothing is known are left out.
+
+    Args:
+        jsons: the evaluations.
+        straightness: Parquet files of that table; without them it is that of the
+            samplers' own steps.
 
     Raises:
         UserError: for an evaluation that is missing or broken.
     """
     summaries = [load_evaluation(path) for path in jsons]
     lines = headlines(summaries)
-    found = [t for t in flow_tables(summaries) if len(t.samplers) <= _MOST_SAMPLERS]
+    parts = [read(path, STRAIGHTNESS) for path in straightness]
+    measured = pd.concat(parts, ignore_index=True) if parts else None
+    tables = flow_tables(summaries, measured)
+    found = [table for table in tables if len(table.samplers) <= _MOST_SAMPLERS]
     apart = {
         (model.name, sampler)
         for table in found
@@ -44,12 +57,12 @@ def terminal_table(jsons: Iterable[str | Path]) -> RenderableType:
         [line for line in rest if line.experiment not in flows],
         [line for line in rest if line.experiment in flows],
     )
-    tables = [_lines(kind) for kind in kinds if kind]
+    shown: list[RenderableType] = [_lines(kind) for kind in kinds if kind]
     failed = [line for line in lines if line not in rest and line.failed]
-    tables += [_flows(table, failed) for table in found]
-    if len(tables) < 2:
-        return tables[0] if tables else _lines([])
-    return Group(*(part for table in tables for part in (table, Text())))
+    shown += [_flows(table, failed) for table in found]
+    if len(shown) < 2:
+        return shown[0] if shown else _lines([])
+    return Group(*(part for table in shown for part in (table, Text())))
 
 
 def _new_table(title: str, caption: str) -> Table:

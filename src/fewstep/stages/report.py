@@ -96,7 +96,7 @@ def build(spec: dict[str, Any], out: Path) -> None:
     """
     file_rows(spec)
     shown = evaluations(spec)
-    started = {name for name in spec["experiments"] if (RESULTS / name).is_dir()}
+    started = [name for name in spec["experiments"] if (RESULTS / name).is_dir()]
     pictures = {name: found for name in started if (found := _pictures(spec, name))}
     missing = {
         f"{name}_{sampler}": "not made yet"
@@ -104,10 +104,11 @@ def build(spec: dict[str, Any], out: Path) -> None:
         for sampler in samplers
         if RESULTS / f"{name}_{sampler}_fid.json" not in shown
     }
+    tables = {table: paths for table, paths in sources(spec).items() if paths}
     charts = render(
         Inputs(
             jsons=shown,
-            tables={table: paths for table, paths in sources(spec).items() if paths},
+            tables=tables,
             pictures=pictures,
             missing=missing,
             command=spec["command"],
@@ -123,6 +124,7 @@ def build(spec: dict[str, Any], out: Path) -> None:
                 *map(str, charts),
                 *(str(p.path) for name in pictures for p in pictures[name]),
             ],
+            "straightness": [str(p) for p in tables.get(STRAIGHTNESS.name, ())],
             "page": str(out),
         },
     )
