@@ -222,6 +222,19 @@ def test_times_of_a_path_fall_from_noise_to_image(finished_flows: Project) -> No
         assert all(later < earlier for earlier, later in pairwise(times))
 
 
+def test_every_solver_has_its_own_time(finished_flows: Project) -> None:
+    """What the common clock says of a sampler was measured with that sampler's plan."""
+    clocks = files.read_json(finished_flows.folder / "results/seq2/timing.json")
+    assert set(clocks["samplers"]) == {"rk45", "heun-2", "euler-2"}
+    for name, clock in clocks["samplers"].items():
+        plan = finished_flows.folder / f"results/seq2/{name}/plan.json"
+        assert clock["strategy"] == files.read_json(plan)["notation"]
+        nfe = {entry["nfe"] for entry in clock["batches"]}
+        steps = {entry["steps"] for entry in clock["batches"]}
+        if name != "rk45":
+            assert nfe == steps == {{"heun-2": 4, "euler-2": 2}[name]}
+
+
 def test_second_run_has_nothing_to_do(finished_flows: Project) -> None:
     """The same command again runs no job."""
     assert finished_flows.pending() == {}

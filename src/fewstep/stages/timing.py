@@ -78,12 +78,19 @@ def run_together(
     Args:
         spec: as of `run`, with the samplers' own settings in `samplers`.
         checkpoint: of all samplers.
-        plans: one a sampler, in the order of `samplers`.
+        plans: one a sampler, each in a folder of the sampler's name.
         baseline_checkpoint, baseline_plan: of the baseline.
         out: `timing.json` with `samplers`: name to what `run` writes.
         rows: Parquet, table timing.
     """
-    named = dict(zip(spec["samplers"], plans, strict=True))
+    # By name: the order of a JSON object is not that of the configuration.
+    named = {plan.parent.name: plan for plan in plans}
+    if named.keys() != spec["samplers"].keys():
+        raise UserError(
+            f"plans of {', '.join(sorted(named))}",
+            where="--plan",
+            expected=", ".join(sorted(spec["samplers"])),
+        )
     rival = _baseline(spec, baseline_checkpoint, baseline_plan)
     clocks = _time(spec, spec["samplers"], named, checkpoint, rival)
     _file_rows(clocks, rows)
