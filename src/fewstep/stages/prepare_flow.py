@@ -41,9 +41,9 @@ def prepare(spec: dict[str, Any], source: Path, record: Path | None, out: Path) 
         "model": spec["model"],
         "segments": spec["segments"],
         **facts,
-        **about,
+        "source_sha256": about["source_sha256"],
     }
-    checkpoints.write_state_dict(out, dict(model.state_dict()), manifest)
+    checkpoints.write_state_dict(out, dict(model.state_dict()), manifest, about)
 
 
 def state(source: Path, record: Path | None, out: Path) -> None:
@@ -68,5 +68,6 @@ def state(source: Path, record: Path | None, out: Path) -> None:
         for part, named in parts.items()
         for name, tensor in named.items()
     }
-    manifest = {"adam_step": found.adam_step, **source_facts(source, record)}
-    checkpoints.write_state_dict(out, tensors, manifest)
+    about = source_facts(source, record)
+    manifest = {"adam_step": found.adam_step, "source_sha256": about["source_sha256"]}
+    checkpoints.write_state_dict(out, tensors, manifest, about)
