@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -12,9 +12,7 @@ from fewstep import checkpoints
 from fewstep.errors import UserError
 from fewstep.seqrf.checkpoint import check_fits
 from fewstep.seqrf.model import Architecture, NCSNpp
-from fewstep.seqrf.segments import Segments
-
-TimeFactor = Literal["exact", "released"]
+from fewstep.seqrf.segments import Segments, TimeFactor
 
 
 @dataclass(frozen=True)

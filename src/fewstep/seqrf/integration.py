@@ -16,6 +16,7 @@ from fewstep.seqrf.segments import (
     TAU_MIN,
     TAU_SPAN,
     Segments,
+    TimeFactor,
     steps_by_segment,
     time_grid,
     to_label,
@@ -25,7 +26,6 @@ from fewstep.seqrf.straightness import StraightnessMeter
 from fewstep.seqrf.watchers import Step
 
 Solver = Literal["euler", "heun", "heun_released", "rk45"]
-TimeFactor = Literal["exact", "released"]
 
 Net = Callable[[Tensor, Tensor, int], Tensor]
 """(x (B, C, H, W), label (B,), head) to the velocity (B, C, H, W), data - noise."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fewstep.errors import UserError
 from fewstep.seqrf.ode import ErrorNorm, Solution, rk45
-from fewstep.seqrf.segments import LABEL_SCALE, TAU_SPAN, Segments, to_tau
+from fewstep.seqrf.segments import (
+    LABEL_SCALE,
+    TAU_SPAN,
+    Segments,
+    TimeFactor,
+    to_tau,
+)
 
 Net = Callable[[Tensor, Tensor, int | Tensor | None], Tensor]
 """(x (B, C, H, W), label (B,), index) to a velocity (B, C, H, W)."""
-
-TimeFactor = Literal["exact", "released"]
 
 
 class NotFiniteError(UserError):

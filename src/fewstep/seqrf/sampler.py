@@ -15,8 +15,9 @@ from fewstep import files, noise
 from fewstep.device import autocast, pick_device
 from fewstep.sampling import Draw
 from fewstep.seqrf.flow import Flow, load_flow
-from fewstep.seqrf.integration import Integration, Solver, TimeFactor, integrate
+from fewstep.seqrf.integration import Integration, Solver, integrate
 from fewstep.seqrf.ode import ErrorNorm
+from fewstep.seqrf.segments import TimeFactor
 
 
 @dataclass

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ LABEL_SCALE = 999.0
 _SAME_EDGE = 1e-6  # edges pass through float32 files
 
 Time = TypeVar("Time", float, Tensor)
+
+TimeFactor = Literal["exact", "released"]
+"""Length of the whole path: 1 in t, or 0.999 in tau, which RectifiedFlow trains in."""
 
 
 def to_tau(t: Time) -> Time:

@@ -62,14 +62,12 @@ class Recipe:
     Attributes:
         objective: model, batches and loss; the model holds the weights to start from.
         initial: average and moments to start from, if any.
-        segments: of the model's heads.
         key: identity of the run: equal keys give equal weights.
         about: what the weights are, for their manifest.
     """
 
     objective: BaseFlowObjective | ReflowObjective
     initial: InitialState | None
-    segments: Segments
     key: str
     about: dict[str, Any]
 
@@ -94,7 +92,6 @@ def build(spec: dict[str, Any], sources: Sources) -> Recipe:
     return Recipe(
         _objective(spec, sources, model, pairs, segments),
         initial,
-        segments,
         files.sha256_json({**decisive, "code": spec.get("weights_code", "")}),
         {
             "experiment": spec["name"],

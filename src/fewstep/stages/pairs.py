@@ -1,4 +1,4 @@
-"""Stages: a shard of reflow pairs, their manifest, SeqRF-Ada's edges."""
+"""Stage: a shard of reflow pairs."""
 
 from __future__ import annotations
 

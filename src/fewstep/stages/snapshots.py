@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,8 @@ from fewstep.extractors import load_extractor
 from fewstep.fidelity import ScoreOptions
 from fewstep.references import load_reference
 from fewstep.sampling import SampleOptions, draw_samples
-from fewstep.seqrf.checkpoint import check_fits
-from fewstep.seqrf.flow import Flow, build_model
+from fewstep.seqrf.flow import load_flow
 from fewstep.seqrf.sampler import make_sampler
-from fewstep.seqrf.segments import Segments
 from fewstep.stages.score import score_samples
 from fewstep.stages.snapshot_files import file_name
 from fewstep.training import TrainState
@@ -63,6 +62,11 @@ class Snapshots:
             return None
         inception = "inception" in self.spec["scoring"]["extractor"]["kind"]
         return "fid" if inception else "frechet"
+
+    @cached_property
+    def _scorer_hashes(self) -> dict[str, str]:
+        """Hashes of the scorer's files, which are read once for all snapshots."""
+        return {name: files.sha256_file(path) for name, path in self.scorer.items()}
 
     def take(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Write the weights and score them where asked; twice does no harm."""
@@ -114,8 +118,7 @@ class Snapshots:
             return {}
         n = self.spec["train"]["snapshots"]["n"]
         asked = {"run": self.key, "step": step, "n": n, **self.spec["scoring"]}
-        files_read = {k: files.sha256_file(path) for k, path in self.scorer.items()}
-        key = files.sha256_json({**asked, **files_read})
+        key = files.sha256_json({**asked, **self._scorer_hashes})
         record = self.work / f"step-{step:08d}-score.json"
         if record.exists() and files.read_json(record)["key"] == key:
             value = files.read_json(record)["score"]
@@ -132,7 +135,9 @@ class Snapshots:
         """Draw, score, and remove the samples."""
         scoring = self.spec["scoring"]
         samples = self.work / f"step-{step:08d}-samples.json"
-        sampling = scoring["sampler"]["sampling"]
+        sampling, spec = scoring["sampler"]["sampling"], self.spec
+        weights = self.work / file_name(step)
+        flow = load_flow(spec["model"], spec["segments"], weights, device)
         options = SampleOptions(
             seed=scoring["seed"],
             start=0,
@@ -144,13 +149,11 @@ class Snapshots:
             max_redraws=sampling["max_redraws"],
         )
         draw_samples(
-            make_sampler(
-                self._flow(step, device), scoring["sampler"], sampling["precision"]
-            ),
+            make_sampler(flow, scoring["sampler"], sampling["precision"]),
             options,
             samples,
             key=key,
-            label=f"sample {self.spec['name']} at step {step}",
+            label=f"sample {spec['name']} at step {step}",
         )
         extractor = load_extractor(
             scoring["extractor"]["kind"],
@@ -169,13 +172,6 @@ class Snapshots:
             shutil.rmtree(path)
         samples.unlink()
         return float(found["row"][self.metric])
-
-    def _flow(self, step: int, device: torch.device) -> Flow:
-        path = self.work / file_name(step)
-        model = build_model(self.spec["model"], self.spec["segments"])
-        check_fits(model, checkpoints.read_state_dict(path), str(path))
-        segments = Segments(tuple(self.about["edges"]))
-        return Flow(model.to(device).eval(), segments, self.about["time_factor"])
 
 
 def snapshots_agree(work: Path, key: str, wanted: dict[str, Any] | None) -> None:
