@@ -15,6 +15,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from numpy.typing import NDArray
 
 from fewstep import _torchvision, extractors
@@ -90,6 +91,50 @@ def test_both_sources_of_inception_weights_are_one_extractor(inception: Path) ->
     assert first.pool.dtype == first.logits.dtype == torch.float32
     assert bare.is_inception
     assert (bare.name, bare.resize) == ("inception-v3-compat", "tf1-bilinear-299")
+
+
+def test_spatial_features_are_those_of_sfid(inception: Path) -> None:
+    """7 channels of Mixed_6d.branch1x1 after its ReLU, by row, column, channel."""
+    weights = inception / "weights.pth"
+    kind = "inception-v3-compat"
+    extractor = load_extractor(kind, weights=weights, spatial=True)
+    plain = load_extractor(kind, weights=weights)
+    image = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    network = extractor.network  # type: ignore[attr-defined]
+    inputs: list[torch.Tensor] = []
+    mixed = network.Mixed_6d
+    hook = mixed.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    found, bare = extractor(image), plain(image)
+    hook.remove()
+    state = network.state_dict()
+    conv, bn = "Mixed_6d.branch1x1.conv.weight", "Mixed_6d.branch1x1.bn."
+    maps = functional.batch_norm(
+        functional.conv2d(inputs[0], state[conv]),
+        *(state[f"{bn}{name}"] for name in ("running_mean", "running_var")),
+        *(state[f"{bn}{name}"] for name in ("weight", "bias")),
+        eps=1e-3,
+    ).relu()
+    assert found.spatial is not None
+    assert found.spatial.shape == (1, 2023)
+    assert maps[:, :7].std() > 0
+    for row, column, channel in ((0, 0, 0), (3, 11, 2), (16, 16, 6)):
+        value = found.spatial[0, (row * 17 + column) * 7 + channel]
+        torch.testing.assert_close(value, maps[0, channel, row, column])
+    torch.testing.assert_close(
+        found.spatial.view(17, 17, 7).permute(2, 0, 1), maps[0, :7]
+    )
+    assert bare.spatial is None
+    assert torch.equal(bare.pool, found.pool)
+    assert extractor.weights_sha256 == plain.weights_sha256
+    assert not mixed.branch1x1._forward_hooks
+
+
+def test_only_inception_has_spatial_features(tmp_path: Path) -> None:
+    """sFID of a classifier is refused before its file is looked at."""
+    with pytest.raises(UserError, match="mine: only Inception has spatial features"):
+        load_extractor(
+            "classifier", weights=tmp_path / "none", name="mine", spatial=True
+        )
 
 
 def test_stats_file_belongs_to_the_extractor_inside_it(inception: Path) -> None:

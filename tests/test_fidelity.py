@@ -23,7 +23,9 @@ from fewstep.fidelity import (
 from fewstep.metrics import frechet_distance, inception_score, kid, precision_recall
 from fewstep.statistics import Reference
 
-EVERYTHING = ScoreOptions(kid_subset_size=20, kid_subsets=5, neighbours=3, isc_splits=4)
+EVERYTHING = ScoreOptions(
+    kid_subset_size=20, kid_subsets=5, neighbours=3, isc_splits=4, spatial=True
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class Fake:
 
 @pytest.fixture
 def samples() -> Features:
-    """Sixty samples of four features and three logits."""
+    """Sixty samples of four features, three logits and five spatial features."""
     rng = np.random.default_rng(0)
-    return Features(
-        torch.from_numpy(rng.normal(size=(60, 4)).astype(np.float32)),
-        torch.from_numpy(rng.normal(size=(60, 3)).astype(np.float32)),
+    pool, logits, spatial = (
+        torch.from_numpy(rng.normal(size=(60, dim)).astype(np.float32))
+        for dim in (4, 3, 5)
     )
+    return Features(pool, logits, spatial)
 
 
 @pytest.fixture
@@ -56,13 +59,23 @@ def reference() -> Reference:
     real = np.random.default_rng(1).normal(size=(80, 4)).astype(np.float32)
     exact = real.astype(np.float64)
     sigma = np.cov(exact, rowvar=False)
-    return Reference(exact.mean(axis=0), sigma, 80, real, "fake", "fa" * 32)
+    return Reference(
+        exact.mean(axis=0),
+        sigma,
+        80,
+        real,
+        "fake",
+        "fa" * 32,
+        mu_s=np.full(5, 0.5),
+        sigma_s=2 * np.eye(5),
+    )
 
 
 def _stream(samples: Features, batch: int = 7) -> Iterator[Features]:
     for start in range(0, len(samples.pool), batch):
         part = slice(start, start + batch)
-        yield Features(samples.pool[part], samples.logits[part])
+        spatial = None if samples.spatial is None else samples.spatial[part]
+        yield Features(samples.pool[part], samples.logits[part], spatial)
 
 
 def test_only_inception_is_called_fid(samples: Features, reference: Reference) -> None:
@@ -98,7 +111,19 @@ def test_scores_are_the_metrics_of_the_whole(
     )
     assert found.class_agreement == 0.75
     assert (found.n, found.extractor, found.weights_sha256) == (60, "fake", "fa" * 32)
-    assert found.notes == {}
+    assert samples.spatial is not None
+    spatial = samples.spatial.numpy().astype(np.float64)
+    assert found.sfid == found.row()["sfid"]
+    assert found.sfid == pytest.approx(
+        frechet_distance(
+            spatial.mean(axis=0),
+            np.cov(spatial, rowvar=False),
+            np.full(5, 0.5),
+            2 * np.eye(5),
+        )
+    )
+    used = "of 60 samples, 80 real images"
+    assert found.notes == {"precision": used, "recall": used}
     json.dumps(found.row(), allow_nan=False)
 
 
@@ -110,7 +135,9 @@ def test_batches_do_not_matter(
     whole = score([samples], reference, Fake(), EVERYTHING)
     parts = score(_stream(samples, batch), reference, Fake(), EVERYTHING)
     assert parts.frechet == pytest.approx(whole.frechet, rel=1e-12)
-    assert replace(parts, frechet=0.0) == replace(whole, frechet=0.0)
+    assert parts.sfid == pytest.approx(whole.sfid, rel=1e-12)
+    none = {"frechet": 0.0, "sfid": 0.0}
+    assert replace(parts, **none) == replace(whole, **none)
 
 
 def test_what_cannot_be_computed_is_none_with_a_reason(
@@ -129,6 +156,26 @@ def test_what_cannot_be_computed_is_none_with_a_reason(
     assert found.notes["recall"] == "the reference holds no features"
     assert "60 samples in 100 parts" in found.notes["isc"]
     assert "not those of the data" in found.notes["class_agreement"]
+
+
+def test_sfid_says_why_it_is_not_there(samples: Features, reference: Reference) -> None:
+    """Not asked for, not made by the extractor, absent or unlike in the reference."""
+
+    def note(features: Features, real: Reference, asked: bool = True) -> str:
+        options = replace(EVERYTHING, spatial=asked)
+        found = score(_stream(features), real, Fake(), options)
+        assert found.sfid is None
+        return found.notes["sfid"]
+
+    bare = replace(reference, mu_s=None, sigma_s=None)
+    other = replace(reference, mu_s=np.zeros(2), sigma_s=np.eye(2))
+    plain = Features(samples.pool, samples.logits)
+    assert note(samples, reference, asked=False) == "not asked for"
+    assert note(plain, reference) == "the extractor gave no spatial features"
+    assert "no spatial statistics" in note(samples, bare)
+    assert note(samples, other) == (
+        "the reference holds 2 spatial features; expected 5"
+    )
 
 
 def test_what_was_not_asked_for_is_none(
@@ -164,6 +211,7 @@ def test_kept_features_are_capped_and_said_so(
     assert (found.kid, found.kid_std) == kid(first, reference.features, 5, 20)
     assert found.precision == precision_recall(first, reference.features)[0]
     assert found.notes["kid"] == "of the first 25 of 60 samples"
+    assert found.notes["recall"] == "of the first 25 of 60 samples, 80 real images"
     assert found.n == 60
     none = score(_stream(samples), reference, Fake(), replace(options, keep_features=0))
     assert none.kid is None
@@ -172,10 +220,16 @@ def test_kept_features_are_capped_and_said_so(
 
 def test_fewer_samples_than_features_is_noted(reference: Reference) -> None:
     """A singular covariance biases the distance: the note says so."""
-    few = Features(torch.rand(4, 4), torch.rand(4, 3))
-    found = score([few], reference, Fake(), ScoreOptions(isc_splits=1))
-    assert "singular" in found.notes["frechet"]
+    few = Features(torch.rand(4, 4), torch.rand(4, 3), torch.rand(4, 5))
+    options = ScoreOptions(isc_splits=1, spatial=True)
+    found = score([few], reference, Fake(), options)
+    assert "4 samples for 4 features" in found.notes["frechet"]
+    assert (
+        "4 samples for 5 features: their covariance is singular"
+        in (found.notes["sfid"])
+    )
     assert found.frechet is not None
+    assert found.sfid is not None
 
 
 def test_reference_of_other_weights_is_refused(
@@ -242,8 +296,22 @@ def test_protocol_names_all_that_must_agree(reference: Reference) -> None:
     assert len({line, *others}) == 7
 
 
+def test_a_resize_of_the_samples_is_part_of_the_protocol(
+    reference: Reference,
+) -> None:
+    """It stands in line and facts where there is one, and nowhere else."""
+    named = {"rounding": "half_up", "real_levels": "exact", "labels": "iid"}
+    line, facts = protocol_id(Fake(), reference, **named)  # type: ignore[arg-type]
+    none = protocol_id(Fake(), reference, resize=None, **named)  # type: ignore[arg-type]
+    resized, more = protocol_id(Fake(), reference, resize=256, **named)  # type: ignore[arg-type]
+    assert (line, facts) == none
+    assert resized == line.replace("/half_up/", "/bicubic-256/half_up/")
+    assert more == {**facts, "samples": "bicubic-256"}
+
+
 def test_scores_default_to_nothing() -> None:
     """An empty row has its columns, all of them None."""
     row = Scores(metric="frechet", n=2, extractor="x", weights_sha256="y").row()
-    scores = ("fid", "frechet", "kid", "isc", "precision", "recall", "class_agreement")
+    scores = (*("fid", "frechet", "sfid", "kid", "isc"), "precision", "recall")
+    assert row["class_agreement"] is None
     assert all(row[name] is None for name in scores)

@@ -33,10 +33,50 @@ def test_rounding_has_two_names():
     assert images.to_uint8(torch.zeros(1), "round").item() == 128
 
 
+def test_adm_rounding_goes_to_the_nearest_with_halves_up():
+    """trunc(127.5 x + 128): a half goes up where "round" takes the even level."""
+    levels = torch.tensor([0.0, 10.4, 10.6, 126.5, 127.5, 254.99]).double()
+    x = levels / 127.5 - 1
+    assert images.to_uint8(x, "half_up").tolist() == [0, 10, 11, 127, 128, 255]
+    assert images.to_uint8(x, "round").tolist() == [0, 10, 11, 126, 128, 255]
+    there = images.to_model_range(ALL_LEVELS)
+    assert torch.equal(images.to_uint8(there, "half_up"), ALL_LEVELS)
+
+
+def test_bicubic_has_its_closed_form():
+    """Weights of the cubic kernel with a = -0.75 at the pixels' centres, edges kept."""
+    row = torch.tensor([0.3, -1.4, 2.0, 0.1, -0.6, 0.9])
+    x = row.expand(2, 3, 6, 6)
+    found = images.resize_bicubic(x, 4)
+    assert found.shape == (2, 3, 4, 4)
+
+    def weight(d: float) -> float:
+        d = abs(d)
+        if d <= 1:
+            return 1.25 * d**3 - 2.25 * d**2 + 1
+        return -0.75 * (d**3 - 5 * d**2 + 8 * d - 4)
+
+    for i in range(4):
+        centre = (i + 0.5) * 6 / 4 - 0.5
+        near = [int(np.floor(centre)) + k for k in (-1, 0, 1, 2)]
+        expected = sum(weight(centre - k) * row[min(max(k, 0), 5)].item() for k in near)
+        assert found[1, 2, 3, i].item() == pytest.approx(expected, abs=1e-6)
+    assert found.max() > 1  # values are not clipped
+
+
+def test_bicubic_of_the_same_size_changes_nothing():
+    """Every centre meets a pixel: no weight falls on another one."""
+    x = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(images.resize_bicubic(x, 5), x)
+    assert images.resize_bicubic(x.bfloat16(), 3).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"torch\.uint8 and shape \(256,\)"):
+        images.resize_bicubic(ALL_LEVELS, 3)
+
+
 def test_out_of_range_is_clipped():
     """Values beyond the range, infinities too, become the nearest extreme."""
     x = torch.tensor([-float("inf"), -7.0, -1.0, 1.0, 1.5, float("inf")])
-    for rounding in ("truncate", "round"):
+    for rounding in ("truncate", "round", "half_up"):
         assert images.to_uint8(x, rounding).tolist() == [0, 0, 0, 255, 255, 255]
 
 
@@ -44,8 +84,9 @@ def test_nan_is_an_error_that_counts():
     """NaN never becomes a pixel in silence."""
     x = torch.zeros(2, 3, 4, 4)
     x[0, 0, 0, :2] = float("nan")
-    with pytest.raises(ValueError, match="2 pixels are NaN"):
-        images.to_uint8(x, "round")
+    for rounding in ("round", "half_up"):
+        with pytest.raises(ValueError, match="2 pixels are NaN"):
+            images.to_uint8(x, rounding)
 
 
 def test_wrong_types_are_errors():

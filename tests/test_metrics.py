@@ -170,6 +170,88 @@ def test_precision_refuses_too_many_neighbours(k: int) -> None:
         precision_recall(features, features, k)
 
 
+class Bytes(torch.utils.data.Dataset[torch.Tensor]):
+    """Images for torch-fidelity, (N, 3, 2, 2)."""
+
+    def __init__(self, seed: int, n: int) -> None:
+        draws = np.random.default_rng(seed).normal(110 + 10 * seed, 30, (n, 3, 2, 2))
+        self.images = torch.from_numpy(draws.clip(0, 255).astype(np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+def test_all_scores_are_torch_fidelitys_own() -> None:
+    """Its whole program on images gives our numbers: KID, IS in order, P and R, k=3."""
+    fidelity = import_torch_fidelity()
+    base = import_torch_fidelity("feature_extractor_base").FeatureExtractorBase
+
+    class Pixels(base):  # type: ignore[misc, valid-type]
+        """Pixels as features and as logits."""
+
+        def __init__(self, name: str, features: list[str], **_: object) -> None:
+            super().__init__(name, features)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            flat = images.flatten(1).float() / 64
+            return tuple(flat for _ in self.features_list)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("flat",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "flat"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        @staticmethod
+        def get_dummy_input_for_compile() -> torch.Tensor:
+            return torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+
+    fidelity.register_feature_extractor("pixels", Pixels)
+    mine, real = Bytes(0, 60), Bytes(1, 50)
+    found = fidelity.calculate_metrics(
+        input1=mine,
+        input2=real,
+        feature_extractor="pixels",
+        cuda=False,
+        save_cpu_ram=True,
+        verbose=False,
+        cache=False,
+        **dict.fromkeys(("fid", "kid", "isc", "prc"), True),
+        samples_shuffle=False,
+        isc_splits=6,
+        kid_subsets=7,
+        kid_subset_size=30,
+    )
+    x, y = (data.images.flatten(1).float() / 64 for data in (mine, real))
+    stats = [
+        f(a.double().numpy())
+        for a in (x, y)
+        for f in (lambda v: v.mean(axis=0), lambda v: np.cov(v, rowvar=False))
+    ]
+    assert frechet_distance(*stats) == pytest.approx(
+        found["frechet_inception_distance"], rel=1e-5
+    )
+    assert kid(x, y, 7, 30) == pytest.approx(
+        tuple(found[f"kernel_inception_distance_{end}"] for end in ("mean", "std")),
+        rel=1e-4,
+    )
+    assert inception_score(x, 6) == pytest.approx(
+        tuple(found[f"inception_score_{end}"] for end in ("mean", "std")), rel=1e-6
+    )
+    assert precision_recall(x, y) == (found["precision"], found["recall"])
+    assert 0 < found["recall"] < 1
+    assert found["precision"] != found["recall"]
+
+
 def test_metrics_refuse_vectors() -> None:
     """Features must be (N, D)."""
     with pytest.raises(ValueError, match="two dimensions"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,25 @@ def test_numpy_reads_our_file(tmp_path: Path, reference: Reference) -> None:
         assert archive["n"].dtype == np.int64
 
 
+def test_spatial_statistics_make_the_round_trip(
+    tmp_path: Path, reference: Reference
+) -> None:
+    """mu_s and sigma_s come back to the bit; without them nothing is different."""
+    spatial = replace(reference, mu_s=np.arange(5.0), sigma_s=2 * np.eye(5))
+    save_reference(tmp_path / "a.npz", spatial)
+    back = load_reference(tmp_path / "a.npz", expect_dim=4)
+    assert back.mu_s is not None
+    assert back.sigma_s is not None
+    assert np.array_equal(back.mu_s, np.arange(5))
+    assert np.array_equal(back.sigma_s, 2 * np.eye(5))
+    assert back.sha256 == reference.sha256
+    assert back.manifest["spatial_sha256"] == spatial.spatial_sha256
+    save_reference(tmp_path / "b.npz", reference)
+    plain = load_reference(tmp_path / "b.npz")
+    assert (plain.mu_s, plain.sigma_s) == (None, None)
+    assert "spatial_sha256" not in plain.manifest
+
+
 def test_unknown_n_stays_unknown(tmp_path: Path) -> None:
     """Where a file does not say how many images, neither do we."""
     save_reference(tmp_path / "a.npz", Reference(np.zeros(2), np.eye(2), None))
@@ -112,19 +132,23 @@ def test_somebody_elses_json_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_adm_file_is_read(tmp_path: Path, dtype: Any) -> None:
-    """ADM's .npz: mu and sigma are taken; images and spatial statistics stay unread."""
+    """ADM's .npz: both pairs of statistics are taken, the images stay unread."""
     mu, sigma = np.arange(3, dtype=dtype), np.eye(3, dtype=dtype)
     np.savez(
         tmp_path / "adm.npz",
         arr_0=np.zeros((2, 4, 4, 3), dtype=np.uint8),
         mu=mu,
         sigma=sigma,
-        mu_s=np.zeros(5),
-        sigma_s=np.zeros((5, 5)),
+        mu_s=np.arange(5, dtype=dtype),
+        sigma_s=np.zeros((5, 5), dtype=dtype),
     )
     found = load_reference(tmp_path / "adm.npz", expect_dim=3)
     assert np.array_equal(found.mu, mu)
     assert found.mu.dtype == found.sigma.dtype == np.float64
+    assert found.mu_s is not None
+    assert found.sigma_s is not None
+    assert found.mu_s.dtype == found.sigma_s.dtype == np.float64
+    assert np.array_equal(found.mu_s, np.arange(5))
     assert (found.n, found.features, found.extractor) == (None, None, "")
     assert found.manifest["source"] == "adm.npz"
 
@@ -184,6 +208,10 @@ def _change(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return lambda arrays: arrays.__setitem__(name, value)
 
 
+def _spatial(mu: Any, sigma: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda arrays: arrays.update(mu_s=mu, sigma_s=sigma)
+
+
 _SKEW = np.array([[1.0, 0.5], [0.0, 1.0]])
 _NAN = np.array([0.0, np.nan])
 
@@ -206,6 +234,12 @@ _NAN = np.array([0.0, np.nan])
         (_change("features", np.zeros((5, 3), np.float32)), r"float32 \(M, 2\)"),
         (_change("features", _NAN[None].astype(np.float32)), "1 values are NaN"),
         (_change("mu", np.array([{}], dtype=object)), "cannot be read"),
+        (_change("mu_s", np.zeros(5)), "holds mu_s without sigma_s"),
+        (_change("sigma_s", np.eye(5)), "holds sigma_s without mu_s"),
+        (_spatial(np.zeros(5), np.eye(4)), r"mu_s of shape \(5,\), sigma_s of \(4"),
+        (_spatial(_NAN, np.eye(2)), "1 values are NaN"),
+        (_spatial(np.zeros(2), _SKEW), r"sigma_s is not symmetric \(by 0.5\)"),
+        (_spatial(np.zeros(2), -np.eye(2)), "sigma_s has a negative variance"),
     ],
 )
 def test_wrong_npz_is_one_line(

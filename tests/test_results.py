@@ -75,6 +75,7 @@ def digest(path: Path) -> str:
         ({"n": True}, "column 'n' takes integer, not True"),
         ({"n": 2**63}, "column 'n' takes integer"),
         ({"n": 0}, "column 'n' is >= 1, not 0"),
+        ({"group": 0}, "column 'group' is >= 1, not 0"),
         ({"seed": None}, "column 'seed' must not be null"),
         ({"frechet": "12.5"}, "column 'frechet' takes number"),
         ({"frechet": True}, "column 'frechet' takes number"),
@@ -204,7 +205,8 @@ def test_evaluations_hold_what_the_design_asks_for() -> None:
     fewstep commit dirty code_digest checkpoint_sha256 strategy dataset_sha256
     published_value published_source published_n difference verdict status error
     created_utc world_size driver solver segments straightness seq_straightness
-    train_step published_table"""
+    train_step published_table sfid group top_k top_p guidance_shape seconds_batch1
+    images_per_second_best best_batch"""
     assert set(asked.split()) <= set(EVALUATIONS.names)
 
 
@@ -298,6 +300,19 @@ def test_summary_over_seeds() -> None:
     found = summarize([evaluation(2, 14.0), evaluation(0, 10.0), evaluation(1, 12.0)])
     assert (found["mean"], found["sd"], found["seeds"]) == (12.0, 2.0, [0, 1, 2])
     assert (found["metric"], found["n"], len(found["rows"])) == ("frechet", 500, 3)
+
+
+def test_summary_of_the_further_scores() -> None:
+    """Each has its own mean and spread, over the seeds that gave it."""
+    rows = [
+        evaluation(0, sfid=6.0, precision=0.5),
+        evaluation(1, sfid=8.0),
+        evaluation(2, frechet=None, sfid=99.0, status="failed", error="NaN"),
+    ]
+    scores = summarize(rows)["scores"]
+    assert scores["sfid"] == {"mean": 7.0, "sd": pytest.approx(2**0.5)}
+    assert scores["precision"] == {"mean": 0.5, "sd": None}
+    assert "recall" not in scores
 
 
 def test_summary_of_failed_seeds() -> None:

@@ -254,6 +254,23 @@ def test_an_older_table_is_migrated(tmp_path: Path) -> None:
     assert read(path, SECOND)["loss"].tolist() == [1.0, 1.0]
 
 
+def test_evaluations_of_the_version_before_are_read(tmp_path: Path) -> None:
+    """A table without sFID and PAR's columns gets nulls there, and takes new rows."""
+    now = TABLES["evaluations"]
+    later = (
+        *("sfid", "group", "top_k", "top_p", "guidance_shape"),
+        *("seconds_batch1", "images_per_second_best", "best_batch"),
+    )
+    columns = tuple(c for c in now.columns if c.name not in later)
+    before = replace(now, version=now.version - 1, columns=columns)
+    path = tmp_path / "evaluations.parquet"
+    old = samples.evaluation("for", 0, 10.0)
+    upsert(path, [{k: v for k, v in old.items() if k not in later}], table=before)
+    assert read_rows(path, now)[0] == {**old, **dict.fromkeys(later)}
+    upsert(path, [samples.evaluation("for", 1, 11.0, sfid=5.0, group=4)])
+    assert [row["sfid"] for row in read_rows(path, now)] == [None, 5.0]
+
+
 def test_a_newer_table_is_not_touched(tmp_path: Path) -> None:
     """A file of a later version is refused rather than cut down."""
     path = tmp_path / "training.parquet"

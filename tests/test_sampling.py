@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewstep import files, noise, sampling
 from fewstep.errors import UserError
+from fewstep.images import resize_bicubic, to_uint8
 from fewstep.sampling import Draw, SampleOptions, draw_samples, read_images
 
 OPTIONS = SampleOptions(seed=3, start=0, stop=10, batch=4, shard=3, num_classes=5)
@@ -219,6 +220,32 @@ def test_a_damaged_shard_is_noticed_and_drawn_again(tmp_path: Path, how: str) ->
     assert f"delete {path} and run again" in str(caught.value)
     path.unlink()
     assert np.array_equal(draw(path), expected)
+
+
+def test_samples_are_resized_before_they_become_bytes(tmp_path: Path) -> None:
+    """Bicubic on what was drawn, not on bytes; `clipped` counts what is written."""
+    options = replace(OPTIONS, resize=2, rounding="half_up")
+    found = draw(tmp_path / "a.json", options)
+    painter = Painter()
+    labels = sampling.sample_labels(OPTIONS, list(range(10)))
+    whole = sampling.complete(painter, 3, list(range(10)), labels).images
+    small = resize_bicubic(whole, 2)
+    assert np.array_equal(found, to_uint8(small, "half_up").numpy())
+    shards = sampling.read_manifest(tmp_path / "a.json").shards
+    clipped = sum(shard["clipped"] * shard["count"] for shard in shards) / 10
+    assert clipped == pytest.approx(float((small.abs() > 1).float().mean()))
+    assert sampling.read_manifest(tmp_path / "a.json").options["resize"] == 2
+
+
+def test_resized_samples_do_not_depend_on_batch_and_shard(tmp_path: Path) -> None:
+    """Resizing is of each image by itself; NaN is found before it would spread."""
+    options = replace(OPTIONS, resize=3, nan_policy="redraw")
+    expected = draw(tmp_path / "a.json", options, sampler=Painter({4: 1}))
+    other = replace(options, batch=1, shard=7)
+    found = draw(tmp_path / "b.json", other, sampler=Painter({4: 1}))
+    assert np.array_equal(found, expected)
+    shards = sampling.read_manifest(tmp_path / "b.json").shards
+    assert sum(shard["nan_events"] for shard in shards) == 1
 
 
 def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from fewstep.extractors import Features, check_images
-from fewstep.statistics import Reference, RunningStats, dataset_reference
+from fewstep.statistics import (
+    Reference,
+    RunningStats,
+    dataset_reference,
+    with_features,
+)
 
 # Whole numbers: their sums are exact in float64, so equality is equality.
 _BATCH = hnp.arrays(
@@ -32,11 +37,14 @@ class Corners:
     is_inception: bool = False
     dim: int = 3
     resize: str = "none"
+    spatial: bool = False
 
     def __call__(self, images: torch.Tensor) -> Features:
+        """With `spatial`, also the levels of the first row, all channels."""
         check_images(images)
         corner = images[:, :, 0, 0].float()
-        return Features(corner, corner)
+        row = images[:, :, 0].flatten(1).float() if self.spatial else None
+        return Features(corner, corner, row)
 
 
 def _stats(*batches: NDArray[np.float32]) -> RunningStats:
@@ -125,6 +133,40 @@ def test_reference_is_that_of_all_images(images: NDArray[np.uint8], batch: int) 
     assert (reference.n, reference.features) == (25, None)
     assert (reference.extractor, reference.weights_sha256) == ("corners", "c" * 64)
     assert reference.manifest == {"flips": "none", "levels_replaced": False}
+
+
+@pytest.mark.parametrize("batch", [1, 7, 25])
+def test_spatial_statistics_are_made_where_the_extractor_gives_them(
+    images: NDArray[np.uint8], batch: int
+) -> None:
+    """mu_s and sigma_s are those of all images, mirrored ones too, or absent."""
+    found = dataset_reference(images, Corners(spatial=True), batch, None, "both")
+    both = np.concatenate([images, images[:, :, :, ::-1]])
+    rows = both[:, :, 0].reshape(50, 12).astype(np.float64)
+    assert found.mu_s is not None
+    assert found.sigma_s is not None
+    np.testing.assert_allclose(found.mu_s, rows.mean(axis=0))
+    np.testing.assert_allclose(found.sigma_s, np.cov(rows, rowvar=False))
+    plain = dataset_reference(images, Corners(), batch, None, "both")
+    assert (plain.mu_s, plain.sigma_s, plain.spatial_sha256) == (None, None, "")
+    assert plain.sha256 == found.sha256
+    assert found.spatial_sha256 not in ("", found.sha256)
+
+
+def test_features_of_images_are_added_to_statistics(
+    images: NDArray[np.uint8],
+) -> None:
+    """The statistics stay, the features are the extractor's, and so is the name."""
+    bare = Reference(np.zeros(3), np.eye(3), None, mu_s=np.zeros(2), sigma_s=np.eye(2))
+    found = with_features(bare, images[:9], Corners(), 4)
+    assert found.features is not None
+    assert found.features.dtype == np.float32
+    assert np.array_equal(found.features, images[:9, :, 0, 0])
+    assert (found.extractor, found.weights_sha256) == ("corners", "c" * 64)
+    assert found.sha256 == bare.sha256
+    assert found.mu_s is bare.mu_s
+    with pytest.raises(ValueError, match="3 features beside 2"):
+        with_features(Reference(np.zeros(2), np.eye(2), 5), images, Corners(), 4)
 
 
 def test_both_flips_count_mirror_images(images: NDArray[np.uint8]) -> None:

@@ -31,6 +31,9 @@ KINDS = (INCEPTION, CLASSIFIER)
 
 # torch-fidelity names the file after the first eight digits of its SHA-256.
 _INCEPTION_FILE_SHA256 = "6726825d"
+SPATIAL_DIM = 2023
+"""Values of sFID's spatial features: 7 channels of 17 x 17 (Nash et al. 2021)."""
+_SPATIAL_CHANNELS = 7
 # Buffers that no forward pass in evaluation mode reads; some files leave them out.
 _IDLE_SUFFIX = "num_batches_tracked"
 CPU = torch.device("cpu")
@@ -38,10 +41,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor makes of B images: pool (B, D) and logits (B, K), float32."""
+    """What an extractor makes of B images: pool (B, D) and logits (B, K), float32.
+
+    `spatial` (B, 2023): sFID's features, where they were asked for.
+    """
 
     pool: torch.Tensor
     logits: torch.Tensor
+    spatial: torch.Tensor | None = None
 
 
 class Extractor(Protocol):
@@ -77,6 +84,11 @@ class InceptionExtractor:
 
     Images of any size are resized to 299 x 299 as TensorFlow 1 did and scaled by
     (x - 128) / 128. torch's own settings (TF32 on a GPU) apply.
+
+    With `spatial` it also gives sFID's features (arXiv 2103.03841, as ADM's evaluator
+    takes them): the first 7 channels of Mixed_6d.branch1x1 after its ReLU, TensorFlow's
+    `mixed_6/conv`, flattened by row, column and channel (NHWC), so that they go with
+    the mu_s and sigma_s of ADM's files.
     """
 
     network: torch.nn.Module
@@ -86,13 +98,24 @@ class InceptionExtractor:
     is_inception: bool = True
     dim: int = 2048
     resize: str = "tf1-bilinear-299"
+    spatial: bool = False
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> Features:
         """Features of images (B, 3, H, W), uint8."""
         check_images(images)
-        pool, logits = self.network(images.to(self.device))
-        return Features(pool, logits)
+        images = images.to(self.device)
+        if not self.spatial:
+            return Features(*self.network(images))
+        seen: list[torch.Tensor] = []
+        branch = self.network.get_submodule("Mixed_6d.branch1x1")
+        hook = branch.register_forward_hook(lambda *call: seen.append(call[-1]))
+        try:
+            pool, logits = self.network(images)
+        finally:
+            hook.remove()
+        maps = seen[0][:, :_SPATIAL_CHANNELS]
+        return Features(pool, logits, maps.permute(0, 2, 3, 1).flatten(1).float())
 
 
 def load_extractor(
@@ -102,6 +125,7 @@ def load_extractor(
     sha256: str = "",
     name: str = "",
     device: torch.device = CPU,
+    spatial: bool = False,
 ) -> Extractor:
     """Load a feature extractor.
 
@@ -114,13 +138,21 @@ def load_extractor(
         sha256: what the file's SHA-256 must be or start with; "" checks nothing.
         name: what tables call the extractor; "": its kind.
         device: where it runs.
+        spatial: whether sFID's features are made too (Inception only).
 
     Raises:
-        UserError: for an unknown kind, or a file that is missing, altered or unfit.
+        UserError: for an unknown kind, a file that is missing, altered or unfit, or
+            spatial features of a classifier.
     """
     if kind == INCEPTION:
-        return _load_inception(weights, sha256, name or INCEPTION, device)
+        return _load_inception(weights, sha256, name or INCEPTION, device, spatial)
     if kind == CLASSIFIER:
+        if spatial:
+            raise UserError(
+                "only Inception has spatial features",
+                where=name or kind,
+                expected=f"an extractor of kind {INCEPTION} for sFID",
+            )
         if weights is None:
             raise UserError(
                 "no weights given", where=name or kind, expected="a trained classifier"
@@ -193,7 +225,11 @@ def inception_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
 
 
 def _load_inception(
-    weights: str | Path | None, sha256: str, name: str, device: torch.device
+    weights: str | Path | None,
+    sha256: str,
+    name: str,
+    device: torch.device,
+    spatial: bool,
 ) -> InceptionExtractor:
     if weights is None:
         path, sha256 = _download_inception(), sha256 or _INCEPTION_FILE_SHA256
@@ -220,7 +256,7 @@ def _load_inception(
             expected="torch-fidelity's InceptionV3 or a torchmetrics FID state",
         ) from error
     sha = weights_sha256(network.state_dict())
-    return InceptionExtractor(network.to(device), sha, name, device)
+    return InceptionExtractor(network.to(device), sha, name, device, spatial=spatial)
 
 
 def _download_inception() -> Path:

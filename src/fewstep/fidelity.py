@@ -1,4 +1,4 @@
-"""Scores of generated images: Fréchet distance, KID, IS, precision and recall.
+"""Scores of generated images: Fréchet distance, sFID, KID, IS, precision and recall.
 
 The metrics are torch-fidelity's. Samples pass once, in batches: the Fréchet distance
 needs only running sums; features are kept where KID or precision and recall are asked
@@ -17,6 +17,7 @@ import torch
 from fewstep.classifier import class_agreement
 from fewstep.errors import UserError
 from fewstep.extractors import Extractor, Features
+from fewstep.images import Rounding
 from fewstep.metrics import (
     Array,
     frechet_distance,
@@ -24,7 +25,7 @@ from fewstep.metrics import (
     kid,
     precision_recall,
 )
-from fewstep.statistics import Reference, RunningStats
+from fewstep.statistics import FeatureStats, Reference
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class ScoreOptions:
         neighbours: k of precision and recall (3 in publications); None: neither.
         isc_splits: parts that the inception score is averaged over; None: no score.
         keep_features: how many samples' features are held for KID and precision and
-            recall, the first ones: 2,048 float32 numbers each for Inception.
+            recall, the first ones: 2,048 float32 numbers each for Inception. ADM's
+            precision and recall take all samples (50,000 in publications) against the
+            10,000 real images that its reference files hold.
+        spatial: whether sFID is made, for which the extractor has to give spatial
+            features.
     """
 
     kid_subset_size: int | None = None
@@ -48,6 +53,7 @@ class ScoreOptions:
     neighbours: int | None = None
     isc_splits: int | None = 10
     keep_features: int = 50_000
+    spatial: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Scores:
     Attributes:
         metric: what the Fréchet distance is called: "fid" or "frechet".
         frechet: the Fréchet distance, under either name.
+        sfid: the Fréchet distance of Inception's spatial features.
         kid, kid_std: mean and standard deviation of KID over its subsets.
         isc, isc_std: mean and standard deviation of the inception score over its parts.
         precision, recall: shares in [0, 1].
@@ -72,6 +79,7 @@ class Scores:
     extractor: str
     weights_sha256: str
     frechet: float | None = None
+    sfid: float | None = None
     kid: float | None = None
     kid_std: float | None = None
     isc: float | None = None
@@ -88,6 +96,7 @@ class Scores:
             "metric": self.metric,
             "fid": self.frechet if fid else None,
             "frechet": None if fid else self.frechet,
+            "sfid": self.sfid,
             "kid": self.kid,
             "kid_std": self.kid_std,
             "isc": self.isc,
@@ -132,7 +141,7 @@ def score(
     options = options or ScoreOptions()
     check_comparable(reference, extractor)
     samples = _collect(stream, extractor.dim, options, labels is not None)
-    stats = samples.stats
+    stats = samples.stats.pool
     if stats.n < 2:
         raise UserError(f"{stats.n} samples to score", expected="at least 2")
     notes: dict[str, str] = {}
@@ -141,12 +150,9 @@ def score(
             stats.mu, stats.sigma, reference.mu, reference.sigma
         )
     }
-    if stats.n <= extractor.dim:
-        notes["frechet"] = (
-            f"{stats.n} samples for {extractor.dim} features: their covariance is "
-            "singular and the distance biased upwards"
-        )
+    _note_singular("frechet", stats.n, extractor.dim, notes)
     attempts: dict[tuple[str, ...], Callable[[], tuple[float, ...]]] = {
+        ("sfid",): lambda: _sfid(samples, reference, options),
         ("kid", "kid_std"): lambda: _kid(samples, reference, options),
         ("isc", "isc_std"): lambda: _isc(samples, options),
         ("precision", "recall"): lambda: _prc(samples, reference, options),
@@ -157,7 +163,10 @@ def score(
             values.update(zip(names, compute(), strict=True))
         except UserError as error:
             notes.update(dict.fromkeys(names, str(error)))
-    _note_kept(samples, notes)
+    if samples.stats.spatial is not None and values.get("sfid") is not None:
+        dim = len(samples.stats.spatial.total)
+        _note_singular("sfid", stats.n, dim, notes)
+    _note_kept(samples, reference, notes)
     return Scores(
         metric=metric_name(extractor),
         n=stats.n,
@@ -192,9 +201,10 @@ def protocol_id(
     extractor: Extractor,
     reference: Reference,
     *,
-    rounding: Literal["truncate", "round"],
+    rounding: Rounding,
     real_levels: Literal["released", "exact"],
     labels: str,
+    resize: int | None = None,
 ) -> tuple[str, dict[str, str]]:
     """What two scores must have in common to be compared.
 
@@ -205,6 +215,9 @@ def protocol_id(
         real_levels: whether real images passed the one-level shift of the released
             statistics.
         labels: label policy of the samples ("balanced", "iid", "none").
+        resize: side that samples were resized to before they became bytes
+            (`images.resize_bicubic`), which the line and the facts then say; None:
+            they were not.
 
     Returns:
         A line such as "inception-v3-compat:1a2b3c4d/tf1-bilinear-299/truncate/
@@ -219,9 +232,12 @@ def protocol_id(
         "reference_sha256": reference.sha256,
         "labels": labels,
     }
+    resized = [] if resize is None else [f"bicubic-{resize}"]
+    if resized:
+        facts["samples"] = resized[0]
     parts = (
         f"{extractor.name}:{extractor.weights_sha256[:8]}",
-        *(extractor.resize, rounding, real_levels),
+        *(extractor.resize, *resized, rounding, real_levels),
         f"ref:{reference.sha256[:8]}",
         labels,
     )
@@ -232,7 +248,7 @@ def protocol_id(
 class _Samples:
     """What is kept of the samples' features."""
 
-    stats: RunningStats
+    stats: FeatureStats
     pool: list[torch.Tensor] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
     kept: int = 0
@@ -241,11 +257,11 @@ class _Samples:
 def _collect(
     stream: Iterable[Features], dim: int, options: ScoreOptions, labelled: bool
 ) -> _Samples:
-    samples = _Samples(RunningStats(dim))
+    samples = _Samples(FeatureStats(dim))
     wanted = options.kid_subset_size is not None or options.neighbours is not None
     room = options.keep_features if wanted else 0
     for features in stream:
-        samples.stats.add(features.pool)
+        samples.stats.add(features)
         if samples.kept < room:
             part = features.pool[: room - samples.kept].cpu()
             samples.pool.append(part)
@@ -255,12 +271,24 @@ def _collect(
     return samples
 
 
-def _note_kept(samples: _Samples, notes: dict[str, str]) -> None:
-    """Say where a score rests on a part of the samples."""
-    if 0 < samples.kept < samples.stats.n:
-        text = f"of the first {samples.kept} of {samples.stats.n} samples"
-        for name in ("kid", "precision", "recall"):
-            notes.setdefault(name, text)
+def _note_singular(name: str, n: int, dim: int, notes: dict[str, str]) -> None:
+    if n <= dim:
+        notes[name] = (
+            f"{n} samples for {dim} features: their covariance is singular and the "
+            "distance biased upwards"
+        )
+
+
+def _note_kept(samples: _Samples, reference: Reference, notes: dict[str, str]) -> None:
+    """Say what KID, and precision and recall, rest on where that is not everything."""
+    count = samples.stats.pool.n
+    part = f"of the first {samples.kept} of {count} samples"
+    if 0 < samples.kept < count:
+        notes.setdefault("kid", part)
+    if reference.features is not None:
+        what = part if samples.kept < count else f"of {count} samples"
+        for name in ("precision", "recall"):
+            notes.setdefault(name, f"{what}, {len(reference.features)} real images")
 
 
 def _kept(samples: _Samples, reference: Reference) -> tuple[Array, Array]:
@@ -269,6 +297,24 @@ def _kept(samples: _Samples, reference: Reference) -> tuple[Array, Array]:
     if not samples.kept:
         raise UserError("no features of samples were kept")
     return torch.cat(samples.pool), reference.features
+
+
+def _sfid(
+    samples: _Samples, reference: Reference, options: ScoreOptions
+) -> tuple[float]:
+    if not options.spatial:
+        raise UserError("not asked for")
+    mine = samples.stats.spatial
+    if mine is None:
+        raise UserError("the extractor gave no spatial features")
+    if reference.mu_s is None or reference.sigma_s is None:
+        raise UserError("the reference holds no spatial statistics (mu_s, sigma_s)")
+    if len(reference.mu_s) != len(mine.total):
+        raise UserError(
+            f"the reference holds {len(reference.mu_s)} spatial features",
+            expected=str(len(mine.total)),
+        )
+    return (frechet_distance(mine.mu, mine.sigma, reference.mu_s, reference.sigma_s),)
 
 
 def _kid(

@@ -8,13 +8,14 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fewstep import files
 
-Rounding = Literal["truncate", "round"]
+Rounding = Literal["truncate", "round", "half_up"]
 Bytes = Tensor | NDArray[np.uint8]
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -26,12 +27,18 @@ PAPER, INK = (255, 255, 255), (60, 60, 60)
 def to_uint8(x: Tensor, rounding: Rounding) -> Tensor:
     """Bytes of images in the model's range.
 
-    clip(x, -1, 1), then 0.5 (x + 1) 255 in float32, then to an integer.
+    clip(x, -1, 1), then 0.5 (x + 1) 255 in float32, then to an integer; under "half_up"
+    clip(127.5 x + 128, 0, 255) in float32, of which the fraction is dropped.
+
+    "half_up" is how LlamaGen and PAR make the bytes that they give to ADM's evaluator:
+    the nearest level, a half upwards. "round" takes a half to the even level and sums
+    in another order, so the two differ at halves and next to them. "truncate", which is
+    what ADM's own sampling program does, is one level lower for half of all values.
 
     Args:
         x: (..., C, H, W), floating point, nominally in [-1, 1]; infinities are clipped.
-        rounding: "truncate" (the released TarFlow samples) or "round" (to the nearest,
-            a half to even).
+        rounding: "truncate" (the released TarFlow samples), "round" (to the nearest,
+            a half to even) or "half_up".
 
     Raises:
         ValueError: for NaN, which the caller has to count before, for integer images
@@ -41,12 +48,41 @@ def to_uint8(x: Tensor, rounding: Rounding) -> Tensor:
         raise ValueError(f"expected floating point images, got {x.dtype}")
     if x.isnan().any():
         raise ValueError(f"{int(x.isnan().sum())} pixels are NaN")
+    if rounding == "half_up":
+        return (127.5 * x.float() + 128).clamp(0, 255).to(torch.uint8)
     levels = 0.5 * (x.float().clamp(-1, 1) + 1) * 255
     if rounding == "round":
         levels = levels.round()
     elif rounding != "truncate":
-        raise ValueError(f"unknown rounding {rounding!r}: truncate or round")
+        raise ValueError(f"unknown rounding {rounding!r}: truncate, round or half_up")
     return levels.to(torch.uint8)
+
+
+def resize_bicubic(x: Tensor, size: int) -> Tensor:
+    """Images resized as PAR does before they become bytes: bicubic, no antialiasing.
+
+    torch's cubic kernel (a = -0.75) over 4 x 4 pixels whatever the factor, pixel
+    centres at halves; values may leave the range of the input.
+
+    Args:
+        x: (B, C, H, W), floating point, not clipped; reckoned in float32.
+        size: height and width of the result.
+
+    Returns:
+        (B, C, size, size), float32.
+
+    Raises:
+        ValueError: for integer images or another number of dimensions.
+    """
+    if not x.is_floating_point() or x.dim() != 4:
+        raise ValueError(f"images of {x.dtype} and shape {tuple(x.shape)}")
+    return F.interpolate(
+        x.float(),
+        size=(size, size),
+        mode="bicubic",
+        align_corners=False,
+        antialias=False,
+    )
 
 
 def to_model_range(images: Bytes) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep.adm import BROKEN, open_entry
 from fewstep.checkpoints import read_state_dict
 from fewstep.errors import UserError
 from fewstep.extractors import (
@@ -39,15 +39,17 @@ def save_reference(path: str | Path, reference: Reference) -> None:
         "n": np.asarray(reference.n or 0, dtype=np.int64),
     }
     kept = 0
+    spatial = {}
+    if reference.mu_s is not None and reference.sigma_s is not None:
+        arrays["mu_s"] = np.asarray(reference.mu_s, dtype=np.float64)
+        arrays["sigma_s"] = np.asarray(reference.sigma_s, dtype=np.float64)
+        spatial = {"spatial_sha256": reference.spatial_sha256}
     if reference.features is not None:
         arrays["features"] = np.asarray(reference.features, dtype=np.float32)
         kept = len(reference.features)
     with atomic_path(path) as part, zipfile.ZipFile(part, "w") as archive:
         for name, array in arrays.items():
-            # np.savez stamps the time of day into the file.
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.create_system = 3
-            with archive.open(entry, "w", force_zip64=True) as file:
+            with open_entry(archive, name) as file:
                 np.lib.format.write_array(file, np.asarray(array, order="C"))
     facts = {
         "format": FORMAT,
@@ -57,6 +59,7 @@ def save_reference(path: str | Path, reference: Reference) -> None:
         "n": reference.n,
         "features": kept,
         "statistics_sha256": reference.sha256,
+        **spatial,
         "sha256": sha256_file(path),
     }
     write_json(path.with_suffix(".json"), {**reference.manifest, **facts})
@@ -66,8 +69,8 @@ def load_reference(path: str | Path, expect_dim: int | None = None) -> Reference
     """Read reference statistics.
 
     Understood: our .npz with its manifest; any other .npz with mu and sigma (of the
-    pytorch-fid kind, and ADM's, whose images and spatial statistics are not read); the
-    state of a torchmetrics FrechetInceptionDistance (.pth).
+    pytorch-fid kind, and ADM's with mu_s and sigma_s, whose images are not read here:
+    see `fewstep.adm`); the state of a torchmetrics FrechetInceptionDistance (.pth).
 
     Args:
         path: the file.
@@ -113,10 +116,8 @@ def _read_npz(path: Path) -> Reference:
             mu, sigma = archive["mu"], archive["sigma"]
             n = int(archive["n"]) if "n" in archive else 0
             features = archive.get("features")
-    except (
-        *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError),
-        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    ) as error:
+            spatial = archive.get("mu_s"), archive.get("sigma_s")
+    except BROKEN as error:
         raise UserError(
             f"cannot be read ({type(error).__name__})",
             where=str(path),
@@ -124,6 +125,7 @@ def _read_npz(path: Path) -> Reference:
             do="delete it and make or fetch it again",
         ) from error
     manifest = _read_manifest(path)
+    mu_s, sigma_s = _spatial(*spatial, path)
     return Reference(
         mu=_float64(mu, "mu", path),
         sigma=_float64(sigma, "sigma", path),
@@ -132,7 +134,23 @@ def _read_npz(path: Path) -> Reference:
         extractor=str(manifest.get("extractor", "")),
         weights_sha256=str(manifest.get("weights_sha256", "")),
         manifest=manifest or {"source": path.name, "sha256": sha256_file(path)},
+        mu_s=mu_s,
+        sigma_s=sigma_s,
     )
+
+
+def _spatial(
+    mu: NDArray[Any] | None, sigma: NDArray[Any] | None, path: Path
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+    """The spatial statistics in float64, or neither."""
+    if mu is None and sigma is None:
+        return None, None
+    if mu is None or sigma is None:
+        found, lacks = ("sigma_s", "mu_s") if mu is None else ("mu_s", "sigma_s")
+        raise UserError(
+            f"holds {found} without {lacks}", where=str(path), expected="both or none"
+        )
+    return _float64(mu, "mu_s", path), _float64(sigma, "sigma_s", path)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -205,14 +223,24 @@ def _check(reference: Reference, where: str, expect_dim: int | None) -> None:
             raise UserError(fault, where=where, expected=expected)
 
 
+def _moments(
+    reference: Reference,
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+    """(suffix of the names, mean, covariance) of the kinds of features."""
+    yield "", reference.mu, reference.sigma
+    if reference.mu_s is not None and reference.sigma_s is not None:
+        yield "_s", reference.mu_s, reference.sigma_s
+
+
 def _wrong_shapes(
     reference: Reference, expect_dim: int | None
 ) -> Iterator[tuple[str, str]]:
-    mu, sigma, features = reference.mu, reference.sigma, reference.features
-    dim = len(mu) if mu.ndim == 1 else 0
-    if not dim or sigma.shape != (dim, dim):
-        yield f"mu of shape {mu.shape}, sigma of {sigma.shape}", "(D,) and (D, D)"
-    elif expect_dim is not None and dim != expect_dim:
+    for end, mu, sigma in _moments(reference):
+        if mu.ndim != 1 or not len(mu) or sigma.shape != 2 * mu.shape:
+            fault = f"mu{end} of shape {mu.shape}, sigma{end} of {sigma.shape}"
+            yield fault, "(D,) and (D, D)"
+    dim, features = len(reference.mu), reference.features
+    if expect_dim is not None and dim != expect_dim:
         yield f"{dim} features", f"{expect_dim}, as the extractor makes"
     if reference.n is not None and reference.n < 2:
         yield f"n is {reference.n}", "at least 2 images"
@@ -223,15 +251,16 @@ def _wrong_shapes(
 
 
 def _wrong_values(reference: Reference) -> Iterator[tuple[str, str]]:
-    mu, sigma, features = reference.mu, reference.sigma, reference.features
-    broken = int((~np.isfinite(mu)).sum() + (~np.isfinite(sigma)).sum())
-    if features is not None:
-        broken += int((~np.isfinite(features)).sum())
+    arrays = [array for _, *pair in _moments(reference) for array in pair]
+    broken = sum(int((~np.isfinite(array)).sum()) for array in arrays)
+    if reference.features is not None:
+        broken += int((~np.isfinite(reference.features)).sum())
     if broken:
         yield f"{broken} values are NaN or infinite", "finite numbers"
-    tolerance = _SYMMETRY_TOLERANCE * np.abs(sigma).max()
-    gap, least = np.abs(sigma - sigma.T).max(), sigma.diagonal().min()
-    if gap > tolerance:
-        yield f"sigma is not symmetric (by {gap:.3g})", "a covariance"
-    if least < -tolerance:
-        yield f"sigma has a negative variance ({least:.3g})", "a covariance"
+    for end, _, sigma in _moments(reference):
+        tolerance = _SYMMETRY_TOLERANCE * np.abs(sigma).max()
+        gap, least = np.abs(sigma - sigma.T).max(), sigma.diagonal().min()
+        if gap > tolerance:
+            yield f"sigma{end} is not symmetric (by {gap:.3g})", "a covariance"
+        if least < -tolerance:
+            yield f"sigma{end} has a negative variance ({least:.3g})", "a covariance"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fewstep import files, noise
 from fewstep.errors import UserError
-from fewstep.images import Rounding, to_uint8
+from fewstep.images import Rounding, resize_bicubic, to_uint8
 from fewstep.progress import Progress
 from fewstep.provenance import peak_memory_mb, reset_peak_memory
 
@@ -98,9 +98,11 @@ class SampleOptions:
         shard: samples a file.
         num_classes: 0 = no labels.
         labels: "balanced" or "iid".
-        rounding: "truncate" or "round" to bytes.
+        rounding: "truncate", "round" or "half_up" to bytes.
         nan_policy: "fail", or "redraw" with a new attempt number.
         max_redraws: attempts after the first.
+        resize: side that images are resized to before they become bytes
+            (`images.resize_bicubic`); None: they stay as they were drawn.
     """
 
     seed: int
@@ -113,6 +115,7 @@ class SampleOptions:
     rounding: Rounding = "truncate"
     nan_policy: NanPolicy = "fail"
     max_redraws: int = 3
+    resize: int | None = None
 
 
 @dataclass
@@ -123,7 +126,7 @@ class ShardCounts:
         nan_events: samples that came out with a value that is not finite (each
             attempt counts).
         redrawn: samples that needed more than one attempt.
-        clipped: share of values outside [-1, 1] before clipping.
+        clipped: share of values outside [-1, 1] among those that become bytes.
         steps: mean sequential network calls of a batch.
         iterations: mean evaluations of a token.
         means: the sampler's further numbers, means over the samples.
@@ -188,6 +191,8 @@ def draw_batch(
         images[bad] = again.images
         for name, values in draw.numbers.items():
             values[bad] = again.numbers[name]
+    if options.resize is not None:
+        images = resize_bicubic(images, options.resize)
     counts.clipped += float((images.abs() > 1).float().mean()) * len(indices)
     return to_uint8(images, options.rounding).cpu().numpy(), draw
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fewstep.extractors import Extractor, extract
+from fewstep.extractors import Extractor, Features, extract
 
 
 class RunningStats:
@@ -79,6 +79,31 @@ class RunningStats:
         return covariance(self.n, self.mu, self.outer)
 
 
+class FeatureStats:
+    """Sums of pooled features, and of spatial ones where the extractor makes them.
+
+    Attributes:
+        pool: sums of the pooled features.
+        spatial: sums of the spatial features; None while none came.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.pool = RunningStats(dim)
+        self.spatial: RunningStats | None = None
+
+    def add(self, features: Features) -> None:
+        """Add the features of one batch.
+
+        Raises:
+            ValueError: as of `RunningStats.add`.
+        """
+        self.pool.add(features.pool)
+        if features.spatial is not None:
+            if self.spatial is None:
+                self.spatial = RunningStats(features.spatial.shape[1])
+            self.spatial.add(features.spatial)
+
+
 def covariance(
     n: int, mu: NDArray[np.float64], outer: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -99,6 +124,8 @@ class Reference:
         extractor: name of the extractor; "" where the file does not say.
         weights_sha256: identity of its weights; "" where the file does not say.
         manifest: where the numbers come from.
+        mu_s: (S,) mean of the spatial features, for sFID; None where there is none.
+        sigma_s: (S, S) their covariance; given together with `mu_s`.
     """
 
     mu: NDArray[np.float64]
@@ -108,14 +135,30 @@ class Reference:
     extractor: str = ""
     weights_sha256: str = ""
     manifest: dict[str, Any] = field(default_factory=dict)
+    mu_s: NDArray[np.float64] | None = None
+    sigma_s: NDArray[np.float64] | None = None
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of mu, sigma and n: the same whichever kind of file held them."""
-        digest = hashlib.sha256(f"{len(self.mu)} {self.n}\n".encode())
-        for array in (self.mu, self.sigma):
-            digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
-        return digest.hexdigest()
+        """Hash of mu, sigma and n: the same whichever kind of file held them.
+
+        The spatial statistics do not count: they have no part in any other score.
+        """
+        return _hash(self.n, self.mu, self.sigma)
+
+    @cached_property
+    def spatial_sha256(self) -> str:
+        """Hash of mu_s, sigma_s and n; "" where there are none."""
+        if self.mu_s is None or self.sigma_s is None:
+            return ""
+        return _hash(self.n, self.mu_s, self.sigma_s)
+
+
+def _hash(n: int | None, mu: NDArray[np.float64], sigma: NDArray[np.float64]) -> str:
+    digest = hashlib.sha256(f"{len(mu)} {n}\n".encode())
+    for array in (mu, sigma):
+        digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+    return digest.hexdigest()
 
 
 def dataset_reference(
@@ -127,7 +170,7 @@ def dataset_reference(
     keep_features: int = 0,
     manifest: Mapping[str, Any] | None = None,
 ) -> Reference:
-    """Statistics of real images, streamed.
+    """Statistics of real images, streamed; spatial ones if the extractor makes them.
 
     Args:
         images: (N, 3, H, W) uint8, N >= 2; a memory map is read by and by.
@@ -145,27 +188,59 @@ def dataset_reference(
     """
     if flips not in ("none", "both"):
         raise ValueError(f"unknown flips {flips!r}: none or both")
-    stats = RunningStats(extractor.dim)
+    stats = FeatureStats(extractor.dim)
     count = min(keep_features, len(images))
     chosen = np.arange(count) * len(images) // max(count, 1)
     kept = np.empty((count, extractor.dim), dtype=np.float32)
     start = 0
     for features in extract(extractor, images, batch, levels):
-        stats.add(features.pool)
+        stats.add(features)
         stop = start + len(features.pool)
         low, high = np.searchsorted(chosen, (start, stop))
         kept[low:high] = features.pool.cpu().numpy()[chosen[low:high] - start]
         start = stop
     if flips == "both":
         for features in extract(extractor, images[:, :, :, ::-1], batch, levels):
-            stats.add(features.pool)
+            stats.add(features)
     facts = {"flips": flips, "levels_replaced": levels is not None}
     return Reference(
-        mu=stats.mu,
-        sigma=stats.sigma,
-        n=stats.n,
+        mu=stats.pool.mu,
+        sigma=stats.pool.sigma,
+        n=stats.pool.n,
         features=kept if count else None,
         extractor=extractor.name,
         weights_sha256=extractor.weights_sha256,
         manifest={**(manifest or {}), **facts},
+        mu_s=stats.spatial.mu if stats.spatial else None,
+        sigma_s=stats.spatial.sigma if stats.spatial else None,
+    )
+
+
+def with_features(
+    reference: Reference,
+    images: NDArray[np.uint8],
+    extractor: Extractor,
+    batch: int,
+    levels: NDArray[np.uint8] | None = None,
+) -> Reference:
+    """A reference with the pooled features of real images, for KID and the like.
+
+    From then on the reference belongs to this extractor, as its features do.
+
+    Args:
+        reference: statistics that somebody else made, without features.
+        images: (M, 3, H, W) uint8; a memory map is read by and by.
+        extractor, batch, levels: as of `dataset_reference`.
+
+    Raises:
+        ValueError: for statistics of another number of features.
+    """
+    if len(reference.mu) != extractor.dim:
+        raise ValueError(f"{extractor.dim} features beside {len(reference.mu)}")
+    pools = [f.pool.cpu().numpy() for f in extract(extractor, images, batch, levels)]
+    return replace(
+        reference,
+        features=np.concatenate(pools).astype(np.float32, copy=False),
+        extractor=extractor.name,
+        weights_sha256=extractor.weights_sha256,
     )

@@ -82,6 +82,11 @@ FILES: tuple[tuple[str, str], ...] = (
         "images in shards, uint8, (n, 3, H, W); image i is sample start + i",
     ),
     (
+        "results/{experiment}/{sampler}/seed{seed}/adm.npz",
+        "the same images, shuffled, as ADM's evaluator reads them: arr_0, uint8, "
+        "(n, H, W, 3); made on request",
+    ),
+    (
         "results/{experiment}/{sampler}/timing.json, timing.parquet",
         "this sampler's part of the table `timing`",
     ),
@@ -119,7 +124,8 @@ FILES: tuple[tuple[str, str], ...] = (
     ),
     (
         "results/references/{name}.npz, {name}.json",
-        "statistics of the real images (mu, sigma, n) and their manifest",
+        "statistics of the real images (mu, sigma, n; where asked features, mu_s and "
+        "sigma_s) and their manifest",
     ),
     (
         "results/extractors/{name}.safetensors",
@@ -137,6 +143,11 @@ _SUMMARY = (
     ("metric", "`fid` with Inception features, else `frechet`"),
     ("mean", "mean of the score over the seeds that gave one; null if none did"),
     ("sd", "sample standard deviation over them; null with fewer than two"),
+    (
+        "scores",
+        "mean and sd over the seeds of `sfid`, `kid`, `isc`, `precision`, `recall` "
+        "and `class_agreement`, those that a seed gave",
+    ),
     ("seeds", "all seeds, failed ones too"),
     ("n", "images a seed"),
     ("protocol, extractor", "the way of scoring"),

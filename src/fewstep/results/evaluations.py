@@ -25,9 +25,9 @@ _WHO = (
 _PROTOCOL = (
     text(
         "protocol",
-        "short name of the way of scoring (extractor, weights, resize, rounding, real "
-        "levels, reference, labels); only rows with the same protocol and the same n "
-        "are compared",
+        "short name of the way of scoring (extractor, weights, its resize, the "
+        "samples' resize where there is one, rounding, real levels, reference, "
+        "labels); only rows with the same protocol and the same n are compared",
         required=True,
     ),
     text("extractor", "feature extractor", required=True),
@@ -44,6 +44,11 @@ _SCORES = (
     ),
     number("fid", "Fréchet Inception distance; null if not from Inception", minimum=-1),
     number("frechet", "Fréchet distance on another extractor's features", minimum=-1),
+    number(
+        "sfid",
+        "Fréchet distance on Inception's spatial features (2,023), ADM's convention",
+        minimum=-1,
+    ),
     number("kid", "kernel distance, unbiased (may be negative)", minimum=None),
     number("kid_std", "its standard deviation over subsets"),
     number("isc", "Inception score, or its analogue on another extractor's classes"),
@@ -53,7 +58,8 @@ _SCORES = (
     number("class_agreement", "share classified as the class asked for, 0 to 1"),
     text(
         "notes",
-        "scores that could not be computed, and why; what a search says of its plan",
+        "scores that could not be computed, and why; how many images precision and "
+        "recall rest on; what a search says of its plan",
     ),
 )
 _WORK = (
@@ -71,6 +77,10 @@ _WORK = (
     integer("segments", "segments of the flow, k; 1: not segmented", minimum=1),
     number("straightness", "of the paths as a whole; 0: straight (table straightness)"),
     number("seq_straightness", "the same within segments"),
+    integer("group", "tokens drawn in one step, n (PAR); 1: one by one", minimum=1),
+    integer("top_k", "most likely tokens that are drawn from; 0: all"),
+    number("top_p", "share of probability that is drawn from; 1: all"),
+    text("guidance_shape", "course of the guidance weight over the steps"),
     integer("train_step", "training step of the checkpoint; null: the final one"),
     integer("nan_events", "images in which a NaN or an infinity turned up"),
     integer("redrawn", "images drawn again with a new attempt number"),
@@ -86,6 +96,9 @@ _SPEED = (
     number("images_per_second", "the same as a rate"),
     number("seconds_end_to_end_per_image", "with drawing the noise and denoising, s"),
     integer("timing_batch", "images per batch when timed", minimum=1),
+    number("seconds_batch1", "seconds an image at batch 1; null if not timed"),
+    number("images_per_second_best", "largest rate over the timed batches"),
+    integer("best_batch", "images per batch at that rate", minimum=1),
     text(
         "baseline",
         "sampler that the speed-up is measured against: same job, device, "
@@ -188,6 +201,6 @@ EVALUATIONS = Table(
     + _PUBLISHED
     + _OUTCOME,
     key=("experiment", "sampler", "seed"),
-    version=2,
+    version=3,
     rule=_check_evaluation,
 )

@@ -23,6 +23,7 @@ _ONE_VALUE = (
 )
 
 
+_FURTHER = ("sfid", "kid", "isc", "precision", "recall", "class_agreement")
 _FIRST = ("for", "gsj", "auto")
 
 
@@ -51,9 +52,10 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """The summary of an experiment's sampler from its rows, one a seed.
 
     Returns:
-        {experiment, system, sampler, metric, mean, sd, seeds, n, protocol, extractor,
-        rows}: mean and sample standard deviation of the score over the seeds that
-        gave one (None where there are too few), the seeds and rows sorted by seed.
+        {experiment, system, sampler, metric, mean, sd, scores, seeds, n, protocol,
+        extractor, rows}: mean and sample standard deviation of the score over the
+        seeds that gave one (None where there are too few), the same of those
+        further scores that a seed gave, by name, the seeds and rows sorted by seed.
 
     Raises:
         ValueError: for no rows, a row that does not fit, a seed twice, or rows that
@@ -77,9 +79,25 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         **{name: first[name] for name in names},
         "mean": mean,
         "sd": sd,
+        "scores": _further(good),
         "seeds": seeds,
         "n": first["n"],
         "protocol": first["protocol"],
         "extractor": first["extractor"],
         "rows": checked,
     }
+
+
+def _further(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Mean and standard deviation of the scores beside the main one.
+
+    A score that no row has is left out: a file written before there was such a score
+    then still agrees with its rows.
+    """
+    found = {}
+    for name in _FURTHER:
+        values = [row[name] for row in rows if row[name] is not None]
+        if values:
+            mean, sd = spread(values)
+            found[name] = {"mean": mean, "sd": sd}
+    return found

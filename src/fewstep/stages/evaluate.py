@@ -116,9 +116,13 @@ def _means(shards: list[dict[str, Any]], total: int) -> dict[str, float]:
 
 
 def _speed(clock: dict[str, Any], batch: int) -> dict[str, Any]:
-    """The timing at the wanted batch, or at the largest one that was timed."""
+    """The timing at the wanted batch, or at the largest one that was timed.
+
+    Beside it the time at batch 1, where that was timed, and the best rate of all.
+    """
     batches = {entry["batch"]: entry for entry in clock["batches"]}
     entry = batches.get(batch) or batches[max(batches)]
+    best = max(clock["batches"], key=lambda timed: timed["images_per_second"])
     return {
         "seconds_per_image": entry["seconds_per_image"],
         "images_per_second": entry["images_per_second"],
@@ -127,6 +131,9 @@ def _speed(clock: dict[str, Any], batch: int) -> dict[str, Any]:
         "baseline": entry["baseline"],
         "speedup": entry["ratio"],
         "error_to_exact": entry["error_to_exact"],
+        "seconds_batch1": batches[1]["seconds_per_image"] if 1 in batches else None,
+        "images_per_second_best": best["images_per_second"],
+        "best_batch": best["batch"],
     }
 
 

@@ -24,26 +24,15 @@ def run(
 
     Args:
         spec: resolved `name`, `sampler`, `system`, `sampling`, `num_classes`, `labels`,
-            `n`, `rounding`, `code`, and what loads the sampler.
+            `n`, `rounding`, `code`, and what loads the sampler; `resize`, where samples
+            are resized before they become bytes.
         checkpoint: `model.safetensors`.
         plan: `plan.json`.
         seed: of the run.
         batch: samples drawn at once.
         out: `samples.json`; the shards lie in a folder beside it.
     """
-    sampling = spec["sampling"]
-    options = SampleOptions(
-        seed=seed,
-        start=0,
-        stop=spec["n"],
-        batch=batch,
-        shard=sampling["shard_size"],
-        num_classes=spec["num_classes"],
-        labels=spec["labels"],
-        rounding=spec["rounding"],
-        nan_policy=sampling["nan_policy"],
-        max_redraws=sampling["max_redraws"],
-    )
+    options = _options(spec, seed, batch)
     if checkpoint.parent.name == "snapshots":
         verify(checkpoint)
     checkpoint_sha256 = files.sha256_file(checkpoint)
@@ -71,4 +60,21 @@ def run(
             "provenance": row_fields(sampler.device),
         },
         label=f"sample {spec['name']}/{spec['sampler']} seed {seed}",
+    )
+
+
+def _options(spec: dict[str, Any], seed: int, batch: int) -> SampleOptions:
+    sampling = spec["sampling"]
+    return SampleOptions(
+        seed=seed,
+        start=0,
+        stop=spec["n"],
+        batch=batch,
+        shard=sampling["shard_size"],
+        num_classes=spec["num_classes"],
+        labels=spec["labels"],
+        rounding=spec["rounding"],
+        nan_policy=sampling["nan_policy"],
+        max_redraws=sampling["max_redraws"],
+        resize=spec.get("resize"),
     )

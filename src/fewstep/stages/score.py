@@ -35,21 +35,22 @@ def run(
     """Write `scores.json`: the scores and the protocol of each seed.
 
     Args:
-        spec: resolved `evaluation`, `extractor`, `real_levels`.
+        spec: resolved `evaluation`, `extractor`, `real_levels`. Without
+            `evaluation.sfid` there is no sFID.
         samples: `samples.json` of each seed.
         reference: canonical `.npz`.
         weights: the extractor's weights; None = its own download.
         out: the scores.
     """
-    wanted = spec["evaluation"]
+    options = score_options(spec["evaluation"])
     extractor = load_extractor(
         spec["extractor"]["kind"],
         weights=weights,
         name=spec["extractor"]["name"],
         device=pick_device(),
+        spatial=options.spatial,
     )
     real = load_reference(reference, extractor.dim)
-    options = score_options(wanted)
     found = [score_samples(spec, path, real, extractor, options) for path in samples]
     files.write_json(out, {"seeds": found})
 
@@ -61,6 +62,7 @@ def score_options(wanted: dict[str, Any]) -> ScoreOptions:
         kid_subsets=wanted["kid_subsets"],
         neighbours=3 if wanted["precision_recall"] else None,
         isc_splits=wanted["isc_splits"],
+        spatial=wanted.get("sfid", False),
     )
 
 
@@ -83,6 +85,7 @@ def score_samples(
         rounding=drawn.rounding,
         real_levels=spec["real_levels"],
         labels=drawn.labels if drawn.num_classes else "none",
+        resize=drawn.resize,
     )
     scores = score(
         _stream(path, extractor, wanted["batch"], count, manifest),
