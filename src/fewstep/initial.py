@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fewstep.sharding import share_of
+
 
 @dataclass(frozen=True)
 class InitialState:
@@ -40,7 +42,7 @@ def initial_average(
     if given is not None:
         _check("ema", given, model, average)
         for name, value in given.items():
-            average[name].copy_(value)
+            average[name].copy_(share_of(value, average[name]))
     return average
 
 
@@ -72,11 +74,11 @@ def set_moments(
     _check("exp_avg_sq", second, model, parameters)
     steps = count if initial.adam_count is None else initial.adam_count
     for name, parameter in parameters.items():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(steps)),
-            "exp_avg": torch.zeros_like(parameter).copy_(first[name]),
-            "exp_avg_sq": torch.zeros_like(parameter).copy_(second[name]),
-        }
+        state = {"step": torch.tensor(float(steps))}
+        for moment, given in (("exp_avg", first), ("exp_avg_sq", second)):
+            share = share_of(given[name], parameter)
+            state[moment] = torch.zeros_like(parameter).copy_(share)
+        optimizer.state[parameter] = state
 
 
 def _check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,9 @@ class TrainOptions:
         start_lr: rate of the first step of the linear warm-up.
         min_lr: rate at the end of the cosine; `lr` for a constant rate.
         warmup_steps: steps of the warm-up.
-        weight_decay, betas: of AdamW, on every parameter.
+        weight_decay, betas: of AdamW.
+        decay: what decays: "all" parameters, or "matrices" alone: those of two
+            dimensions and more, embeddings among them (LlamaGen).
         grad_clip: largest gradient norm, 0 = no clipping.
         ema: decay of the averaged weights that are kept in the end, 0 = none.
         ema_warmup: average less at first, see `ema_decay`.
@@ -26,6 +29,8 @@ class TrainOptions:
             `initial_count`). The cosine counts the steps of this run alone.
         accumulate: micro-batches into which each process cuts its share of the batch;
             changes the result by rounding, and which units a dropout drops.
+        sharded: with several processes each keeps a part of weights, averages and
+            moments (`fewstep.sharding`); changes the result by rounding.
         precision: "fp32", or "bf16" autocast.
         seed: of every draw.
         save_every: steps between two checkpoints.
@@ -40,12 +45,14 @@ class TrainOptions:
     min_lr: float = 1e-6
     warmup_steps: int = 0
     weight_decay: float = 1e-4
+    decay: Literal["all", "matrices"] = "all"
     betas: tuple[float, float] = (0.9, 0.95)
     grad_clip: float = 0.0
     ema: float = 0.0
     ema_warmup: bool = False
     count_offset: int = 0
     accumulate: int = 1
+    sharded: bool = False
     precision: str = "fp32"
     seed: int = 0
     save_every: int = 1000

@@ -9,13 +9,12 @@ number of processes or micro-batches draws others.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fewstep import files, noise
+from fewstep import noise
 from fewstep.device import autocast
 from fewstep.errors import UserError
 from fewstep.initial import InitialState, initial_average, set_moments
+from fewstep.optimizer import adamw
 from fewstep.processes import (
     any_rank,
     join_group,
@@ -36,6 +36,8 @@ from fewstep.processes import (
 )
 from fewstep.progress import Progress
 from fewstep.recipe import TrainOptions, ema_decay, learning_rate
+from fewstep.sharding import is_sharded, reduce_gradients, shard, whole
+from fewstep.training_state import TrainState, kept, resume, save
 
 __all__ = [
     "InitialState",
@@ -48,8 +50,6 @@ __all__ = [
     "train",
 ]
 
-logger = logging.getLogger(__name__)
-
 OnSnapshot = Callable[[int, dict[str, Tensor]], dict[str, float] | None]
 
 
@@ -58,7 +58,12 @@ class PreemptedError(Exception):
 
 
 class Objective(Protocol):
-    """What a limb trains."""
+    """What a limb trains.
+
+    One whose model may be sharded (`TrainOptions.sharded`) can also say
+    `shard_units(model) -> list[nn.Module]`: parts, such as transformer blocks, whose
+    weights are gathered one after the other, and in bf16 where that is the precision.
+    """
 
     model: nn.Module
 
@@ -70,27 +75,6 @@ class Objective(Protocol):
 
     def validate(self, model: nn.Module, device: torch.device) -> float | None:
         """Loss on held-out data, or None where there is none."""
-
-
-@dataclass
-class TrainState:
-    """Everything that a resume needs besides the model and the optimiser.
-
-    Attributes:
-        step: steps done.
-        ema: averaged weights by name; empty where the recipe has none.
-        curve: points with `step`, `loss`, `lr`, `seconds`, `images` (examples seen),
-            where there is one `validation_loss`, with clipping `grad_norm` (before
-            it), and what `on_snapshot` returned.
-        seconds: of training, without snapshots.
-        snapshot: the step of the last snapshot.
-    """
-
-    step: int = 0
-    ema: dict[str, Tensor] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    snapshot: int = 0
 
 
 def train(
@@ -122,8 +106,8 @@ def train(
             more than calling it once.
 
     Returns:
-        the state dict to keep (averaged weights where the recipe has them) and the
-        final state with the curve.
+        the state dict to keep (averaged weights where the recipe has them; of a
+        sharded run in the first process alone) and the final state with the curve.
 
     Raises:
         PreemptedError: after SIGTERM or SIGUSR2, once the checkpoint is saved.
@@ -133,15 +117,12 @@ def train(
     device = device or torch.device("cpu")
     rank, world = join_group(device)
     _check_batch(options, world)
-    model = objective.model.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=options.lr,
-        betas=options.betas,
-        weight_decay=options.weight_decay,
-    )
+    model = _place(objective, options, device, world)
+    optimizer = adamw(model, options)
     path = Path(folder) / "last.pt"
-    state = _resume(path, key, model, optimizer, device)
+    state = resume(path, key, model, optimizer, device)
+    if is_sharded(model):
+        any_rank(False, world, device)  # nobody saves before all have read
     if state is None:
         state, initial = TrainState(), initial or InitialState()
         if options.ema:
@@ -153,6 +134,18 @@ def train(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         _loop(run, Progress(label, options.steps, done=state.step))
     return _kept(run), state
+
+
+def _place(
+    objective: Objective, options: TrainOptions, device: torch.device, world: int
+) -> nn.Module:
+    """The objective's model on its device, sharded where that is wanted."""
+    model = objective.model
+    if not options.sharded or world == 1:
+        return model.to(device)
+    find = getattr(objective, "shard_units", None)
+    shard(model, find(model) if find else [], device, options.precision)
+    return model
 
 
 @dataclass
@@ -176,7 +169,9 @@ class _Run:
 def _loop(run: _Run, progress: Progress) -> None:
     """All steps that are left; the next batch is made while one is trained on."""
     options, state = run.options, run.state
-    model = DistributedDataParallel(run.model) if run.world > 1 else run.model
+    model = run.model
+    if run.world > 1 and not is_sharded(model):
+        model = DistributedDataParallel(model)
     run.began = time.monotonic() - state.seconds
     _snapshot(run)  # one that a stop put off
     with stop_signal() as stop, ThreadPoolExecutor(1) as loader:
@@ -194,8 +189,8 @@ def _loop(run: _Run, progress: Progress) -> None:
             stopping = any_rank(stop["now"], run.world, run.device)
             if run.rank == 0:
                 progress.advance()
-                if last or stopping or _due(state.step, options.save_every):
-                    _save(run)
+            if last or stopping or _due(state.step, options.save_every):
+                _save(run)
             if stopping and not last:
                 raise PreemptedError(
                     f"stopped at step {state.step}; {run.path} is saved"
@@ -230,7 +225,8 @@ def _step(
         losses.append(loss.detach())
     norm = None
     if options.grad_clip:
-        norm = nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)
+        clip = nn.utils.clip_grad_norm_
+        norm = whole(clip(model.parameters(), options.grad_clip))
     optimizer.step()
     return torch.stack(losses).sum(), norm
 
@@ -243,6 +239,7 @@ def _seed_torch(seed: int, step: int, rank: int, part: int) -> None:
 
 def _sync(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
     """Gradients go to the other processes once a step, with the last micro-batch."""
+    reduce_gradients(model, wanted)
     if wanted or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
@@ -257,7 +254,9 @@ def _log(run: _Run, loss: Tensor, norm: Tensor | None) -> None:
             do="lower train.lr, lengthen the warm-up or set train.clip",
         )
     run.model.eval()
-    with torch.no_grad():
+    # The blocks of a sharded model are gathered in the recipe's precision.
+    precision = run.options.precision if is_sharded(run.model) else "fp32"
+    with torch.no_grad(), autocast(run.device, precision):
         held_out = run.objective.validate(run.model, run.device)
     point = {
         "step": state.step,
@@ -289,7 +288,7 @@ def _snapshot(run: _Run) -> None:
     resumed run then makes up for it.
     """
     state = run.state
-    if run.rank != 0 or run.on_snapshot is None or not _snapshot_due(run):
+    if run.on_snapshot is None or not _snapshot_due(run):
         return
     if state.snapshot == state.step or not state.curve:
         return
@@ -297,9 +296,12 @@ def _snapshot(run: _Run) -> None:
     if point["step"] != state.step:  # saved when this step was not yet to have one
         return
     began = time.monotonic()
-    numbers = run.on_snapshot(state.step, _kept(run)) or {}
+    if run.rank == 0 or is_sharded(run.model):
+        tensors = _kept(run)
+    if run.rank == 0:
+        numbers = run.on_snapshot(state.step, tensors) or {}
+        point.update({name: float(value) for name, value in numbers.items()})
     run.began += time.monotonic() - began
-    point.update({name: float(value) for name, value in numbers.items()})
     state.snapshot = state.step
     _save(run)
 
@@ -317,49 +319,13 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
 
 
 def _kept(run: _Run) -> dict[str, Tensor]:
-    """Copies on the CPU of the averaged weights, or of the last ones."""
-    kept = run.state.ema or run.model.state_dict()
-    return {name: value.detach().cpu().clone() for name, value in kept.items()}
+    return kept(run.model, run.state.ema, first=run.rank == 0)
 
 
 def _save(run: _Run) -> None:
-    content = {
-        "key": run.key,
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        **vars(run.state),
-    }
-    with files.atomic_path(run.path) as part:
-        torch.save(content, part)
-
-
-def _resume(
-    path: Path,
-    key: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> TrainState | None:
-    """Load the checkpoint of the same run, if there is one."""
-    if not path.exists():
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"the checkpoint cannot be read ({type(error).__name__})",
-            where=str(path),
-            do="delete it and run again",
-        ) from error
-    if content.pop("key") != key:
-        logger.warning("%s belongs to another run: starting anew", path)
-        return None
-    model.load_state_dict(content.pop("model"))
-    optimizer.load_state_dict(content.pop("optimizer"))
-    state = TrainState(**content)
-    logger.info("going on from step %d", state.step)
-    state.ema = {name: value.to(device) for name, value in state.ema.items()}
-    return state
+    if run.rank == 0 or is_sharded(run.model):
+        parts = (run.model, run.optimizer, run.state)
+        save(run.path, run.key, *parts, first=run.rank == 0)
 
 
 def _check_batch(options: TrainOptions, world: int) -> None:

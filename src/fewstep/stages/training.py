@@ -11,11 +11,11 @@ from fewstep.results import TRAINING
 from fewstep.results.store import write_rows
 from fewstep.training import TrainOptions, TrainState
 
-COSMETIC = ("save_every", "log_every", "gpus")
+COSMETIC = ("save_every", "log_every", "gpus", "sharded", "recompute")
 """Keys of a recipe that decide nothing about the weights."""
 
 
-_FLOWS = ("ema_warmup", "count_offset", "accumulate")
+_OPTIONAL = ("ema_warmup", "count_offset", "accumulate", "decay", "sharded")
 
 
 def train_options(spec: dict[str, Any], per_epoch: int) -> TrainOptions:
@@ -29,7 +29,7 @@ def train_options(spec: dict[str, Any], per_epoch: int) -> TrainOptions:
     if warmup is None:
         warmup = round((spec["warmup_epochs"] or 0) * per_epoch)
     names = ("batch", "lr", "start_lr", "min_lr", "weight_decay", "ema", "precision")
-    more = {name: spec[name] for name in _FLOWS if name in spec}
+    more = {name: spec[name] for name in _OPTIONAL if name in spec}
     return TrainOptions(
         steps=spec["steps"] or spec["epochs"] * per_epoch,
         warmup_steps=warmup,
