@@ -25,6 +25,7 @@ include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/tarflow.smk"
 include: "rules/seqrf.smk"
+include: "rules/par.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
 
@@ -33,6 +34,9 @@ localrules:
     all,
     tarflow,
     seqrf,
+    par,
+    extract,
+    train,
     demo,
     demo_scratch,
     tables,
@@ -55,9 +59,28 @@ rule seqrf:
         GRAPH.evaluations(GRAPH.cells("seqrf")),
 
 
+rule par:
+    input:
+        GRAPH.evaluations(GRAPH.cells("par")),
+
+
+# Codes of every dataset, and every training, of a size that needs a cluster.
+rule extract:
+    input:
+        GRAPH.at_paper_scale("codes"),
+
+
+rule train:
+    input:
+        GRAPH.at_paper_scale("train"),
+
+
 rule demo:
     input:
         "results/demo/report.html",
+
+
+PAR = ["n1", "n4", "n16"]
 
 
 rule demo_scratch:
@@ -68,3 +91,7 @@ rule demo_scratch:
         "results/demo-flow-scratch/export/demo-flow.safetensors",
         "results/demo-flow-scratch/solvers.png",
         "results/demo-flow-scratch/training.png",
+        "results/tokenizers/export/demo-vq-scratch.safetensors",
+        "results/tokenizers/demo-vq-scratch-reconstruction.png",
+        expand("results/demo-par-{n}-scratch/export/demo-par-{n}.safetensors", n=PAR),
+        expand("results/demo-par-{n}-scratch/training.png", n=PAR),

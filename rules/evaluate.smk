@@ -5,6 +5,7 @@ rule sample:
     input:
         model=lambda w: GRAPH.weights_input((w.experiment, w.sampler)),
         plan="results/{experiment}/{sampler}/plan.json",
+        companions=lambda w: GRAPH.companions((w.experiment, w.sampler)),
     output:
         "results/{experiment}/{sampler}/seed{seed}/samples.json",
     log:
@@ -37,6 +38,8 @@ rule timing:
         rows="results/{experiment}/{sampler}/timing.parquet",
     log:
         "logs/{experiment}/{sampler}/timing.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.timed_apart()),
     # A clock runs: nothing else may.
     threads: ALL_CORES
     resources:
@@ -52,6 +55,42 @@ rule timing:
     shell:
         "python -m fewstep --threads {threads} timing --spec {params.spec:q}"
         " --model {params.model} --plan {input.plan} --baseline-model {params.rival}"
+        " --baseline-plan {input.baseline} --out {output.timing} --rows {output.rows}"
+        " 2>&1 | tee {log}"
+
+
+# All samplers of an experiment in one job: they share their weights, and the clock.
+rule timing_together:
+    input:
+        model="results/{experiment}/model.safetensors",
+        plans=lambda w: [
+            GRAPH.plan((w.experiment, name)) for name in GRAPH.timed(w.experiment)
+        ],
+        rival=lambda w: GRAPH.weights_input(GRAPH.baseline(w.experiment)),
+        baseline=lambda w: GRAPH.plan(GRAPH.baseline(w.experiment)),
+        companions=lambda w: GRAPH.timed_companions(w.experiment),
+    output:
+        timing="results/{experiment}/timing.json",
+        rows="results/{experiment}/timing.parquet",
+    log:
+        "logs/{experiment}/timing.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.timed_in_one_job()),
+    # A clock runs: nothing else may.
+    threads: ALL_CORES
+    resources:
+        runtime=240,
+        mem_mb=32000,
+        gpu=1,
+    params:
+        spec=lambda w: as_json(GRAPH.timed_together(w.experiment)),
+        plans=lambda w, input: [f"--plan {path}" for path in input.plans],
+        rival=lambda w: GRAPH.weights(GRAPH.baseline(w.experiment)),
+    message:
+        "time the samplers of {wildcards.experiment}"
+    shell:
+        "python -m fewstep --threads {threads} timing-together --spec {params.spec:q}"
+        " --model {input.model} {params.plans} --baseline-model {params.rival}"
         " --baseline-plan {input.baseline} --out {output.timing} --rows {output.rows}"
         " 2>&1 | tee {log}"
 
@@ -127,3 +166,22 @@ rule grid:
         "sample grid of {wildcards.experiment}/{wildcards.sampler}"
     shell:
         "python -m fewstep grid --samples {input} --out {output} 2>&1 | tee {log}"
+
+
+rule adm_batch:
+    input:
+        "results/{experiment}/{sampler}/seed{seed}/samples.json",
+    output:
+        "results/{experiment}/{sampler}/seed{seed}/adm.npz",
+    log:
+        "logs/{experiment}/{sampler}/adm-{seed}.log",
+    resources:
+        runtime=120,
+        mem_mb=8000,
+    params:
+        code=code("stages.adm_batch"),
+    message:
+        "samples of {wildcards.experiment}/{wildcards.sampler} for guided-diffusion's evaluator"
+    shell:
+        "python -m fewstep adm-batch --samples {input} --out {output}"
+        " --seed {wildcards.seed} 2>&1 | tee {log}"

@@ -9,6 +9,8 @@ rule export_model:
         manifest="results/{experiment}/export/{name}.json",
     log:
         "logs/{experiment}/export-{name}.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.experiments),
     resources:
         runtime=10,
         mem_mb=4000,

@@ -179,41 +179,6 @@ rule seqrf_plan:
         "python -m fewstep solver --spec {params.spec:q} --out {output} 2>&1 | tee {log}"
 
 
-# All solvers of an experiment in one job: they share their weights, and the clock.
-rule seqrf_timing:
-    input:
-        model="results/{experiment}/model.safetensors",
-        plans=lambda w: [
-            GRAPH.plan((w.experiment, name)) for name in GRAPH.timed(w.experiment)
-        ],
-        rival=lambda w: GRAPH.weights_input(GRAPH.baseline(w.experiment)),
-        baseline=lambda w: GRAPH.plan(GRAPH.baseline(w.experiment)),
-    output:
-        timing="results/{experiment}/timing.json",
-        rows="results/{experiment}/timing.parquet",
-    log:
-        "logs/{experiment}/timing.log",
-    wildcard_constraints:
-        experiment=one_of(GRAPH.of_system("seqrf")),
-    # A clock runs: nothing else may.
-    threads: ALL_CORES
-    resources:
-        runtime=240,
-        mem_mb=32000,
-        gpu=1,
-    params:
-        spec=lambda w: as_json(GRAPH.timed_together(w.experiment)),
-        plans=lambda w, input: [f"--plan {path}" for path in input.plans],
-        rival=lambda w: GRAPH.weights(GRAPH.baseline(w.experiment)),
-    message:
-        "time the solvers of {wildcards.experiment}"
-    shell:
-        "python -m fewstep --threads {threads} timing-together --spec {params.spec:q}"
-        " --model {input.model} {params.plans} --baseline-model {params.rival}"
-        " --baseline-plan {input.baseline} --out {output.timing} --rows {output.rows}"
-        " 2>&1 | tee {log}"
-
-
 rule seqrf_trajectories:
     input:
         "results/{experiment}/model.safetensors",

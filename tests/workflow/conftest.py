@@ -18,7 +18,7 @@ PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "profiles", "src")
 # Tiny tensors gain nothing from threads, which then wait for each other.
 THREADS = (
     *("reference", "timing", "tarflow_train", "tarflow_rank", "tarflow_search"),
-    *("seqrf_train", "seqrf_edges", "seqrf_timing"),
+    *("seqrf_train", "seqrf_edges", "timing_together"),
 )
 SNAKEMAKE = (
     *(sys.executable, "-m", "snakemake"),

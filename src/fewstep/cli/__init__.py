@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli import seqrf, spine, tarflow
+from fewstep.cli import par, seqrf, spine, tarflow
 from fewstep.cli.options import app
 from fewstep.errors import UserError
 
-__all__ = ["app", "main", "seqrf", "spine", "tarflow"]
+__all__ = ["app", "main", "par", "seqrf", "spine", "tarflow"]
 
 TRY_AGAIN = 75
 """Exit status of a job that was told to stop and saved its state (EX_TEMPFAIL)."""

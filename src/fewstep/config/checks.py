@@ -9,20 +9,29 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from fewstep.config.base import is_path
+from fewstep.config.checks_par import (
+    check_codes,
+    check_par,
+    check_tokenizers,
+    image_size,
+)
 from fewstep.config.checks_seqrf import check_pairs, check_seqrf
 from fewstep.config.checks_tarflow import check_tarflow
 from fewstep.config.data import AssetSpec, ClassifierSpec, ReferenceSpec
+from fewstep.config.par import ParExperiment
 from fewstep.config.problems import Problem, distinct, unknown
 from fewstep.config.seqrf import FlowTrainSpec, SeqRFExperiment
 from fewstep.config.spine import TrainSpec
 from fewstep.config.tarflow import TarFlowExperiment
+from fewstep.config.tokenizers import TokenizerSpec
 from fewstep.config.tree import Config, Experiment
 from fewstep.yamlpos import KeyPath
 
 RESERVED = frozenset(
-    {"all", "clean", "demo", "report", "tarflow", "seqrf", "par"}
+    {"all", "clean", "demo", "report", "tarflow", "seqrf", "par", "extract", "train"}
     | {
         "assets",
+        "codes",
         "data",
         "extractors",
         "logs",
@@ -30,6 +39,7 @@ RESERVED = frozenset(
         "references",
         "samples",
         "tables",
+        "tokenizers",
     }
 )
 """Names that targets and folders of the workflow have already."""
@@ -53,11 +63,29 @@ def check_config(config: Config, root: Path) -> Iterator[Problem]:
             yield unknown(key, "dataset", experiment.dataset, config.datasets)
         yield from _check_evaluation(experiment, path, config)
         yield from _check_timing(experiment, path, config)
-        if isinstance(experiment, TarFlowExperiment):
-            yield from check_tarflow(experiment, path)
-        else:
-            yield from check_seqrf(experiment, path, config)
+        yield from _check_system(experiment, path, config)
     yield from check_pairs(config)
+    for name, tokenizer in config.tokenizers.items():
+        path = ("tokenizers", name)
+        yield from _check_weights(tokenizer, path, config.assets, root)
+    yield from check_tokenizers(config)
+    yield from check_codes(config)
+    yield from _check_batch_presets(config)
+
+
+def _check_system(
+    experiment: Experiment, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """What the experiment's own system asks of it."""
+    if isinstance(experiment, TarFlowExperiment):
+        yield from check_tarflow(experiment, path)
+    elif isinstance(experiment, SeqRFExperiment):
+        yield from check_seqrf(experiment, path, config)
+    else:
+        yield from check_par(experiment, path, config)
+
+
+def _check_batch_presets(config: Config) -> Iterator[Problem]:
     for device, named in config.batch_presets.items():
         for dataset in named:
             if dataset not in config.datasets:
@@ -122,7 +150,9 @@ def _check_references(config: Config, root: Path) -> Iterator[Problem]:
         elif reference.file is not None:
             key = (*path, "file")
             yield from _check_file(key, reference.file, config.assets, root)
-            if reference.keep_features:
+            own = config.assets.get(reference.file)
+            images = (own.path if own else reference.file).endswith(".npz")
+            if reference.keep_features and not images:
                 key = (*path, "keep_features")
                 yield Problem(key, "a file's features are fixed", "no keep_features")
         else:
@@ -155,7 +185,10 @@ def _check_file(
 
 
 def _check_weights(
-    experiment: Experiment, path: KeyPath, assets: Collection[str], root: Path
+    experiment: Experiment | TokenizerSpec,
+    path: KeyPath,
+    assets: Collection[str],
+    root: Path,
 ) -> Iterator[Problem]:
     """A checkpoint, or the training that makes one."""
     if (experiment.checkpoint is None) == (experiment.train is None):
@@ -189,12 +222,15 @@ def _check_dataset_fits(
     """The model, and the training, against the dataset."""
     dataset, model = config.datasets[experiment.dataset], experiment.model
     of = f"of dataset '{dataset.name}'"
-    if model.img_size != dataset.size:
-        what = f"{model.img_size} is not the size {of}"
-        yield Problem((*path, "model", "img_size"), what, str(dataset.size))
+    size, is_par = _size(experiment, config), isinstance(experiment, ParExperiment)
+    if size is not None and size != dataset.size:
+        what = f"{size} pixels are not the size {of}"
+        key = (*path, "model", "grid" if is_par else "img_size")
+        yield Problem(key, what, str(dataset.size) + " pixels" * is_par)
     if model.num_classes not in (0, dataset.num_classes):
         what = f"{model.num_classes} is not the number of classes {of}"
-        expected = f"{dataset.num_classes}, or 0 for an unconditional model"
+        other = "" if is_par else ", or 0 for an unconditional model"
+        expected = f"{dataset.num_classes}{other}"
         yield Problem((*path, "model", "num_classes"), what, expected)
     if dataset.count is None:
         return
@@ -205,12 +241,19 @@ def _check_dataset_fits(
         what = f"a batch of {train.batch} is more than the training images {of}"
         expected = f"at most {dataset.count - held_out}"
         yield Problem((*path, "train", "batch"), what, expected)
-    if isinstance(experiment, SeqRFExperiment):
+    if not isinstance(experiment, TarFlowExperiment):
         return
     if experiment.rank.num_mc > dataset.count:
         what = f"{experiment.rank.num_mc} is more than the images {of}"
         key = (*path, "rank", "num_mc")
         yield Problem(key, what, f"at most {dataset.count}")
+
+
+def _size(experiment: Experiment, config: Config) -> int | None:
+    """Pixels a side of an experiment's images; None where it cannot be told."""
+    if isinstance(experiment, ParExperiment):
+        return image_size(experiment, config)
+    return experiment.model.img_size
 
 
 def _check_evaluation(
@@ -234,6 +277,10 @@ def _check_evaluation(
             what = f"reference '{reference.name}' keeps too few real features"
             do = f"set references.{reference.name}.keep_features to {needed} or more"
             yield Problem((*path, metric), what, do=do)
+    if evaluation.sfid and not reference.spatial:
+        what = f"reference '{reference.name}' has no spatial statistics"
+        do = f"set references.{reference.name}.spatial to true"
+        yield Problem((*path, "sfid"), what, do=do)
     yield from _check_sizes(experiment, reference, path, config)
 
 
@@ -244,12 +291,13 @@ def _check_sizes(
     extractor = config.extractors.get(reference.extractor)
     if not isinstance(extractor, ClassifierSpec):
         return
+    size = experiment.evaluation.protocol.resize or _size(experiment, config)
     for name in dict.fromkeys([extractor.dataset, reference.dataset]):
         dataset = config.datasets.get(name or "")
-        if dataset is not None and dataset.size != experiment.model.img_size:
+        if size is not None and dataset is not None and dataset.size != size:
             what = (
                 f"reference '{reference.name}' is of {dataset.size} px images "
-                f"(dataset '{name}'), the model's are {experiment.model.img_size} px"
+                f"(dataset '{name}'), the model's are {size} px"
             )
             yield Problem((*path, "reference"), what, "a reference of the same size")
 

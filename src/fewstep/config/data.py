@@ -77,7 +77,10 @@ class ReferenceSpec(NamedSpec):
     flips: Literal["none", "both", "random"] = "none"
     """Mirrored: none, each image and its mirror, or at random (published files)."""
     keep_features: Index = 0
-    """Real features kept for KID, precision and recall (0: none)."""
+    """Real features kept for KID, precision and recall (0: none); of a published
+    `.npz` those of its images."""
+    spatial: bool = False
+    """Also the statistics of the spatial features, which sFID needs."""
 
 
 class AssetSpec(NamedSpec):

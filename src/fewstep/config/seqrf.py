@@ -9,6 +9,8 @@ from pydantic import Field, Strict, model_validator
 
 from fewstep.config.base import Count, Counts, Index, Name, NamedSpec, Spec
 from fewstep.config.spine import (
+    DrawOverrides,
+    DrawSpec,
     ExperimentSpec,
     NotNegative,
     Positive,
@@ -145,42 +147,8 @@ class FlowTrainSpec(TrainSpec):
     as the released program does."""
     count_offset: Index = 0
     """Steps that warm-up, Adam and average count as done before the first."""
-    ema_warmup: bool = False
-    """Variable rate of the average: min(ema, (1 + n) / (10 + n)) at step n."""
-    accumulate: Count = 1
-    """Parts of a batch whose gradients are added before a step."""
     snapshots: SnapshotSpec | None = None
     """Weights kept on the way."""
-
-
-class FlowSamplingSpec(Spec):
-    """How samples are drawn, whatever the solver."""
-
-    precision: Precision = "fp32"
-    """bf16: autocast where the device has it."""
-    batch: Count = 64
-    """Samples drawn at once."""
-    shard_size: Count = 256
-    """Samples a file; a killed job loses at most one."""
-    nan_policy: Literal["fail", "redraw"] = "fail"
-    """On NaN: stop, or draw that sample anew; either way it is counted."""
-    max_redraws: Count = 10
-    """Most redraws of one sample (nan_policy redraw)."""
-
-
-class FlowSamplingOverrides(Spec):
-    """Fields of `sampling` that one sampler changes."""
-
-    precision: Precision | None = None
-    """See `sampling`."""
-    batch: Count | None = None
-    """See `sampling`."""
-    shard_size: Count | None = None
-    """See `sampling`."""
-    nan_policy: Literal["fail", "redraw"] | None = None
-    """See `sampling`."""
-    max_redraws: Count | None = None
-    """See `sampling`."""
 
 
 class SolverSpec(Spec):
@@ -201,7 +169,7 @@ class SolverSpec(Spec):
     """Weights of this training step, kept by `train.snapshots` (null: the last)."""
     batch: Count | None = None
     """Batch size whose time the row tells (null: `sampling.batch`)."""
-    sampling: FlowSamplingOverrides = Field(default_factory=FlowSamplingOverrides)
+    sampling: DrawOverrides = Field(default_factory=DrawOverrides)
     """Changes to the experiment's `sampling`."""
     published: PublishedSpec | None = None
     """What a paper reports for this sampler."""
@@ -247,7 +215,7 @@ class SeqRFExperiment(ExperimentSpec):
     """Samplers by name, each a target `results/{experiment}_{sampler}_fid.json`."""
     sweep: SweepSpec | None = None
     """More samplers: on weights of earlier training steps."""
-    sampling: FlowSamplingSpec = Field(default_factory=FlowSamplingSpec)
+    sampling: DrawSpec = Field(default_factory=DrawSpec)
     """Drawing of samples."""
     trajectory: TrajectorySpec = Field(default_factory=TrajectorySpec)
     """Straightness and paths."""
@@ -268,6 +236,11 @@ class SeqRFExperiment(ExperimentSpec):
         steps, names = self.sweep.steps, self.sweep.samplers
         return {f"{name}-at{step}": (name, step) for name in names for step in steps}
 
+    @property
+    def timed_together(self) -> bool:
+        """All samplers share their weights."""
+        return True
+
     def resolved(self, without: Collection[str] = ()) -> dict[str, Any]:
         """As every spec's, with each sampler's sampling."""
         value = super().resolved(without)
@@ -275,7 +248,7 @@ class SeqRFExperiment(ExperimentSpec):
             sampler["sampling"] = self.sampling_of(name).resolved()
         return value
 
-    def sampling_of(self, sampler: str) -> FlowSamplingSpec:
+    def sampling_of(self, sampler: str) -> DrawSpec:
         """`sampling` with the changes of one sampler."""
         changes = self.samplers[sampler].sampling.model_dump(exclude_none=True)
         return self.sampling.model_copy(update=changes)

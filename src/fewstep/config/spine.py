@@ -51,6 +51,10 @@ class TrainSpec(Spec):
     """Probability that a label is dropped, which guidance needs."""
     ema: Fraction = 0.0
     """Decay of the moving average of the weights (0: none)."""
+    ema_warmup: bool = False
+    """Variable rate of the average: min(ema, (1 + n) / (10 + n)) at step n."""
+    accumulate: Count = 1
+    """Parts of a batch whose gradients are added before a step."""
     precision: Precision = "fp32"
     """bf16: autocast where the device has it."""
     seed: Index = 0
@@ -71,8 +75,12 @@ class TrainSpec(Spec):
 class ProtocolSpec(Spec):
     """How samples become the bytes that are scored."""
 
-    rounding: Literal["truncate", "round"] = "truncate"
-    """255 * 0.5 * (x + 1) to whole levels; the papers truncate."""
+    rounding: Literal["truncate", "round", "half_up"] = "truncate"
+    """255 * 0.5 * (x + 1) to whole levels: cut off (TarFlow, SeqRF), to the nearest, or
+    to the nearest with a half upwards (half_up: 127.5 x + 128 cut off, PAR)."""
+    resize: Count | None = None
+    """Side in pixels to which samples are resized before that, bicubic without
+    antialiasing (PAR: 384 to 256); null: not at all."""
 
 
 class EvaluationSpec(Spec):
@@ -92,6 +100,9 @@ class EvaluationSpec(Spec):
     """Subsets of KID."""
     precision_recall: bool = False
     """Also precision and recall (needs real features in the reference)."""
+    sfid: bool = False
+    """Also sFID, on 2,023 spatial features (needs spatial statistics in the
+    reference)."""
     isc_splits: Count = 10
     """Splits of the Inception score."""
     batch: Count = 64
@@ -138,6 +149,8 @@ class PublishedSpec(Spec):
     """Standard deviation, if reported."""
     seconds: Positive | None = None
     """Seconds for `n` samples."""
+    seconds_batch1: Positive | None = None
+    """Seconds of one image at batch 1."""
     unit: str = ""
     """The time as printed, and how it became seconds."""
     hardware: str = ""
@@ -150,6 +163,36 @@ class PublishedSpec(Spec):
     """Known defects of the published program, among others."""
     assumed: Texts = ()
     """What the source does not state and this preset assumes."""
+
+
+class DrawSpec(Spec):
+    """How samples are drawn, whatever the sampler."""
+
+    precision: Precision = "fp32"
+    """bf16: autocast where the device has it."""
+    batch: Count = 64
+    """Samples drawn at once."""
+    shard_size: Count = 256
+    """Samples a file; a killed job loses at most one."""
+    nan_policy: Literal["fail", "redraw"] = "fail"
+    """On NaN: stop, or draw that sample anew; either way it is counted."""
+    max_redraws: Count = 10
+    """Most redraws of one sample (nan_policy redraw)."""
+
+
+class DrawOverrides(Spec):
+    """Fields of `sampling` that one sampler changes."""
+
+    precision: Precision | None = None
+    """See `sampling`."""
+    batch: Count | None = None
+    """See `sampling`."""
+    shard_size: Count | None = None
+    """See `sampling`."""
+    nan_policy: Literal["fail", "redraw"] | None = None
+    """See `sampling`."""
+    max_redraws: Count | None = None
+    """See `sampling`."""
 
 
 class ExperimentSpec(NamedSpec):
@@ -169,3 +212,8 @@ class ExperimentSpec(NamedSpec):
     """Timing."""
     trace: TraceSpec = Field(default_factory=TraceSpec)
     """Trace."""
+
+    @property
+    def timed_together(self) -> bool:
+        """Whether one clock times all samplers, which share their weights."""
+        return False

@@ -8,11 +8,13 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from fewstep.config.base import Count, Name, Spec, give_names
 from fewstep.config.data import AssetSpec, DatasetSpec, ExtractorSpec, ReferenceSpec
+from fewstep.config.par import ParExperiment
 from fewstep.config.seqrf import PairsSpec, SeqRFExperiment
 from fewstep.config.tarflow import TarFlowExperiment
+from fewstep.config.tokenizers import CodesSpec, TokenizerSpec
 
 Experiment = Annotated[
-    TarFlowExperiment | SeqRFExperiment, Field(discriminator="system")
+    TarFlowExperiment | SeqRFExperiment | ParExperiment, Field(discriminator="system")
 ]
 
 
@@ -38,6 +40,10 @@ class Config(Spec):
     """Reference statistics by name."""
     pairs: dict[Name, PairsSpec] = Field(default_factory=dict)
     """Reflow pairs by name (SeqRF)."""
+    tokenizers: dict[Name, TokenizerSpec] = Field(default_factory=dict)
+    """Tokenizers by name (PAR)."""
+    codes: dict[Name, CodesSpec] = Field(default_factory=dict)
+    """Codes of datasets by name (PAR)."""
     batch_presets: dict[Name, dict[Name, BatchSpec]] = Field(default_factory=dict)
     """Device, then dataset: batch sizes that SeqRF recommends."""
     batch_preset: Name | None = None
@@ -81,6 +87,8 @@ class Config(Spec):
             self.extractors,
             self.references,
             self.pairs,
+            self.tokenizers,
+            self.codes,
             assets,
         ):
             give_names(group)

@@ -95,6 +95,17 @@ class DataGraph:
             if name.startswith("demo-") and not name.endswith("-scratch")
         ]
 
+    def at_paper_scale(self, kind: str) -> list[str]:
+        """All codes, or the weights of all trainings, but those of the demo."""
+        if kind == "codes":
+            names = [name for name in self.config.codes if not name.startswith("demo")]
+            return [f"results/codes/{name}/codes.json" for name in names]
+        return [
+            f"results/{name}/model.safetensors"
+            for name, own in self.experiments.items()
+            if own.train is not None and not name.startswith("demo")
+        ]
+
     def evaluations(self, cells: Iterable[Cell]) -> list[str]:
         """Target files of cells."""
         return [f"results/{one}_{other}_fid.json" for one, other in cells]
@@ -146,7 +157,10 @@ class DataGraph:
         """
         own = self.experiments[wildcards.experiment]
         reference = self.config.references[own.evaluation.reference]
-        used = own.train is not None or reference.dataset is not None
+        # Codes are made of single files: nobody builds ImageNet at 384 pixels.
+        folder = self.config.datasets[own.dataset].source == "folder"
+        trained = own.train is not None and not (folder and own.system == "par")
+        used = trained or reference.dataset is not None
         return self.dataset_files(wildcards)[:1] if used else []
 
     def reference_of(self, experiment: str) -> str:

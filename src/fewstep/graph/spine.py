@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from fewstep.config.base import is_path
+from fewstep.config.par import ParExperiment
 from fewstep.config.tree import Experiment
 from fewstep.files import sha256_file, sha256_json
 from fewstep.graph.base import Cell, DataGraph, as_json, code
 
 _SAMPLER = {
+    "par": ("par.sampler",),
     "seqrf": ("seqrf.sampler",),
     "tarflow": ("tarflow.sampler",),
 }
@@ -74,6 +76,13 @@ class SpineGraph(DataGraph):
         """The plan file of a cell."""
         return f"results/{cell[0]}/{cell[1]}/plan.json"
 
+    def companions(self, cell: Cell) -> list[str]:
+        """Further weights that a cell samples with: PAR's tokenizer."""
+        own = self.experiments[cell[0]]
+        if not isinstance(own, ParExperiment):
+            return []
+        return [f"results/tokenizers/{own.tokenizer}.safetensors"]
+
     # ---- sampling and time ----
 
     def experiment(self, name: str, *keys: str, **more: Any) -> dict[str, Any]:
@@ -97,8 +106,16 @@ class SpineGraph(DataGraph):
             num_classes=own.model.num_classes,
             labels=sampling.get("labels", "none"),
             **own.loader(sampler),
+            **self._tokenizer_of(own),
             **more,
         )
+
+    def _tokenizer_of(self, own: Experiment) -> dict[str, Any]:
+        if not isinstance(own, ParExperiment):
+            return {}
+        model = self.config.tokenizers[own.tokenizer].model.resolved()
+        path = f"results/tokenizers/{own.tokenizer}.safetensors"
+        return {"tokenizer": {"model": model, "path": path}}
 
     def sampling_batch(self, cell: Cell) -> int:
         """Samples drawn at once."""
@@ -113,7 +130,7 @@ class SpineGraph(DataGraph):
         return self.sampler(
             cell,
             n=evaluation.n,
-            rounding=evaluation.protocol.rounding,
+            **evaluation.protocol.resolved(),
             code=self._code(cell, "stages.sample"),
         )
 
@@ -143,26 +160,46 @@ class SpineGraph(DataGraph):
         spec["timing"]["batches"] = sorted({*own.timing.batches, *batches})
         return spec
 
+    def timed_in_one_job(self) -> list[str]:
+        """Experiments whose samplers one clock times."""
+        return [n for n, own in self.experiments.items() if own.timed_together]
+
+    def timed_apart(self) -> list[str]:
+        """Experiments whose samplers have a clock each."""
+        return [n for n, own in self.experiments.items() if not own.timed_together]
+
+    def timed_companions(self, experiment: str) -> list[str]:
+        """Further weights behind a common clock: its own, and the baseline's."""
+        cells = ((experiment, ""), self.baseline(experiment))
+        return list(dict.fromkeys(p for cell in cells for p in self.companions(cell)))
+
     def timed(self, experiment: str) -> list[str]:
         """Samplers that a common clock runs: weights of another step change no time."""
         own, found = self.experiments[experiment], dict[str, str]()
         # Those of the last weights come first.
         for name in sorted(own.samplers, key=lambda name: _step(own, name)):
-            found.setdefault(as_json(own.loader(name)), name)
+            found.setdefault(self._clocked(own, name), name)
         return [name for name in own.samplers if name in found.values()]
 
     def timing_file(self, cell: Cell) -> str:
         """Where the times of a cell stand: of its own job, or of its experiment's."""
-        together = self.experiments[cell[0]].system == "seqrf"
+        together = self.experiments[cell[0]].timed_together
         return f"results/{cell[0]}/{'' if together else cell[1] + '/'}timing.json"
 
     def timed_as(self, cell: Cell) -> str:
         """The sampler whose times are a cell's: the one with the same solver."""
         own = self.experiments[cell[0]]
-        if own.system != "seqrf":
+        if not own.timed_together:
             return cell[1]
-        same = own.loader(cell[1])
-        return next(n for n in self.timed(cell[0]) if own.loader(n) == same)
+        same = self._clocked(own, cell[1])
+        return next(n for n in self.timed(cell[0]) if self._clocked(own, n) == same)
+
+    @staticmethod
+    def _clocked(own: Experiment, sampler: str) -> str:
+        """All of a sampler that takes time, in words."""
+        sampling = own.sampling_of(sampler).resolved()
+        kept = {key: sampling.get(key) for key in ("precision", "compile")}
+        return as_json([own.loader(sampler), kept])
 
     def _is_exact(self, cell: Cell) -> bool:
         """Whether a sampler is the exact inverse of an autoregressive flow."""
@@ -225,6 +262,8 @@ class SpineGraph(DataGraph):
         own = self.experiments[experiment]
         if own.system == "seqrf":
             return ["straightness.parquet", "trajectories.parquet", "solvers.png"]
+        if own.system == "par":
+            return [f"{name}/grid.png" for name in own.samplers]
         kinds = ("grid", "trace")
         cells = [f"{name}/{kind}.png" for name in own.samplers for kind in kinds]
         return ["rank.png", "convergence.png", *cells]

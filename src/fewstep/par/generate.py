@@ -100,9 +100,15 @@ def _input(gpt: Transformer, tokens: Tensor, labels: Tensor, one: Pass) -> Tenso
     return fed.repeat(len(labels) // len(tokens), 1, 1)
 
 
-def uniforms(seed: int, indices: Sequence[int], count: int, attempt: int = 0) -> Tensor:
+def uniforms(
+    seed: int,
+    indices: Sequence[int],
+    count: int,
+    attempt: int = 0,
+    purpose: str = "noise",
+) -> Tensor:
     """(B, count) float64 in [0, 1), each row from the stream of its sample."""
-    rows = [noise.stream(seed, "tokens", i, attempt).random(count) for i in indices]
+    rows = [noise.stream(seed, purpose, i, attempt).random(count) for i in indices]
     return torch.from_numpy(np.stack(rows))
 
 

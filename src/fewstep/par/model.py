@@ -5,7 +5,6 @@ arXiv 2412.15119, §3. With n = 1 it is LlamaGen itself (arXiv 2406.06525).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from fewstep.par.layers import Block, LayerCache, RMSNorm
 from fewstep.par.order import attention_mask, rotary_table, to_generation
 from fewstep.par.schedule import Schedule
-
-SIZES: Mapping[str, dict[str, int]] = {
-    "B": {"n_layer": 12, "n_head": 12, "dim": 768},
-    "L": {"n_layer": 24, "n_head": 16, "dim": 1024},
-    "XL": {"n_layer": 36, "n_head": 20, "dim": 1280},
-    "XXL": {"n_layer": 48, "n_head": 24, "dim": 1536},
-    "XXXL": {"n_layer": 48, "n_head": 40, "dim": 2560},
-    "1B": {"n_layer": 22, "n_head": 32, "dim": 2048},
-    "3B": {"n_layer": 24, "n_head": 32, "dim": 3200},
-    "7B": {"n_layer": 32, "n_head": 32, "dim": 4096},
-}
-"""LlamaGen's sizes."""
 
 
 @dataclass(frozen=True)

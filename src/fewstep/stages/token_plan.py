@@ -1,0 +1,43 @@
+"""Stage: the plan of a PAR sampler: its order, its draws, its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fewstep import files
+from fewstep.par.schedule import Schedule
+
+
+def write(spec: dict[str, Any], tokenizer: Path, out: Path) -> None:
+    """Write `plan.json`.
+
+    Args:
+        spec: `grid`, `group` and the resolved `draw`.
+        tokenizer: `….safetensors` of the tokenizer that decodes.
+        out: the plan.
+    """
+    schedule = Schedule(spec["grid"], spec["group"])
+    strategy = {
+        **spec,
+        "steps": schedule.steps,
+        "tokenizer_sha256": files.sha256_file(tokenizer),
+    }
+    files.write_json(
+        out, {"source": "config", "notation": notation(spec), "strategy": strategy}
+    )
+
+
+def notation(spec: dict[str, Any]) -> str:
+    """A sampler in words, such as `n = 4, 147 steps, cfg 1.5`."""
+    draw, steps = spec["draw"], Schedule(spec["grid"], spec["group"]).steps
+    parts = [f"n = {spec['group']}", f"{steps} steps"]
+    if draw["cfg_scale"] > 1:
+        shape = draw["guidance_shape"]
+        parts.append(
+            f"cfg {draw['cfg_scale']:g}" + ("" if shape == "constant" else f" {shape}")
+        )
+    for name, neutral in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0)):
+        if draw[name] != neutral:
+            parts.append(f"{name} {draw[name]:g}")
+    return ", ".join(parts)
