@@ -11,6 +11,9 @@ from fewstep.config.tokenizers import CodesSpec, TokenizerSpec
 from fewstep.graph.base import code
 from fewstep.graph.spine import SpineGraph
 
+_SAID = ("notes", "licence", "attribution")
+"""Of a dataset: what is said about its images, not what they are."""
+
 
 class ParGraph(SpineGraph):
     """What rules/par.smk asks for."""
@@ -169,7 +172,7 @@ class ParGraph(SpineGraph):
         spec["count"] = self._code_count(own)
         if own.dataset is not None:
             dataset = self.config.datasets[own.dataset]
-            spec["dataset"] = dataset.resolved(without=("notes", "licence"))
+            spec["dataset"] = dataset.resolved(without=_SAID)
             spec["size"] = dataset.size
             spec["grid"] = dataset.size // tokenizer.model.downsample
         if shard is not None:

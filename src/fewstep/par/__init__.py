@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fewstep._lazy import lazy
 
 if TYPE_CHECKING:
-    from fewstep.par.generate import generate
+    from fewstep.par.generation import generate
     from fewstep.par.model import Transformer
     from fewstep.par.schedule import Schedule
     from fewstep.par.tokenizer import VQModel
@@ -20,7 +20,7 @@ _HOMES = {
     "Schedule": "schedule",
     "Transformer": "model",
     "VQModel": "tokenizer",
-    "generate": "generate",
+    "generate": "generation",
 }
 
 __all__ = ["Schedule", "Transformer", "VQModel", "generate"]

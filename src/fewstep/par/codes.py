@@ -21,6 +21,7 @@ from fewstep import files
 from fewstep.errors import UserError
 from fewstep.par.code_plan import FORMAT, METADATA_KEY, CodePlan, schema
 from fewstep.par.released_codes import open_released
+from fewstep.par.usage import usage
 from fewstep.shards import (
     UNREADABLE,
     broken,
@@ -124,21 +125,6 @@ def collect(
     }
     files.write_json(out, manifest)
     return manifest
-
-
-def usage(counts: NDArray[np.int64]) -> dict[str, float]:
-    """How a codebook is used, from how often each entry occurs: (K,).
-
-    Returns:
-        used (share of entries that occur), perplexity (exp of the entropy of their
-        frequencies, 1 to K).
-    """
-    chance = counts[counts > 0] / counts.sum()
-    entropy = -(chance * np.log(chance)).sum()
-    return {
-        "used": float((counts > 0).mean()),
-        "perplexity": float(np.exp(entropy)),
-    }
 
 
 def open_codes(

@@ -15,7 +15,7 @@ from fewstep import checkpoints, files
 from fewstep.device import has_bf16, pick_device
 from fewstep.errors import UserError
 from fewstep.par.decoding import Guidance, by_inversion
-from fewstep.par.generate import Cache, DrawOptions, generate_tokens, uniforms
+from fewstep.par.generation import Cache, DrawOptions, generate_tokens, uniforms
 from fewstep.par.model import Transformer
 from fewstep.par.order import to_raster
 from fewstep.par.tokenizer import VQModel
@@ -68,14 +68,18 @@ class ParSampler:
         if self._cache is None or self._cache.rows < rows:
             self._cache = None  # freed before the larger one is made
             self._cache = Cache(self.gpt, rows)
-        drawn = generate_tokens(
-            self.gpt,
-            labels,
-            by_inversion(uniform),
-            guidance=self.guidance,
-            options=self.options,
-            cache=self._cache,
-        )
+        try:
+            drawn = generate_tokens(
+                self.gpt,
+                labels,
+                by_inversion(uniform),
+                guidance=self.guidance,
+                options=self.options,
+                cache=self._cache,
+            )
+        except torch.OutOfMemoryError:
+            self._cache = None  # the halved batch shall not pay for this one
+            raise
         return to_raster(drawn, self.gpt.schedule)
 
     @torch.inference_mode()

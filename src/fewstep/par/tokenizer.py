@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewstep.par.usage import usage
 from fewstep.par.vq_layers import Decoder, Encoder
 
 CODEBOOK_USED = 65536
@@ -49,6 +51,35 @@ class Quantizer(nn.Module):
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries (..., D) of codes (...)."""
         return F.embedding(codes, self.rows())
+
+
+def straight_through(latents: Tensor, entries: Tensor) -> Tensor:
+    """The entries, with the gradient of the latents (arXiv 1711.00937, §3.2).
+
+    Args:
+        latents: (..., D).
+        entries: (..., D), nearest codebook entries.
+    """
+    return latents + (entries - latents).detach()
+
+
+@dataclass(frozen=True)
+class VQOutput:
+    """What training needs of images that went through the codebook.
+
+    Attributes:
+        images: (B, 3, H, W), decoded.
+        latents: (B, h, w, D) float32, as they are compared.
+        entries: (B, h, w, D) float32, the nearest entries.
+        codes: (B, h, w) int64.
+        rows: (K, D) float32, the whole codebook.
+    """
+
+    images: Tensor
+    latents: Tensor
+    entries: Tensor
+    codes: Tensor
+    rows: Tensor
 
 
 class VQModel(nn.Module):
@@ -98,6 +129,21 @@ class VQModel(nn.Module):
         self.quant_conv = nn.Conv2d(z_channels, codebook_embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(codebook_embed_dim, z_channels, 1)
 
+    def forward(self, images: Tensor) -> VQOutput:
+        """Images (B, 3, H, W) in [-1, 1] to codes and back, for training.
+
+        The decoder's gradient passes the codebook by (`straight_through`), and codes
+        are chosen in float32 under autocast too.
+        """
+        z = self.latent(images).movedim(1, -1)
+        with torch.autocast(images.device.type, enabled=False):
+            latents, rows = self.quantize.unit(z.float()), self.quantize.rows()
+            codes = self.quantize.indices(latents)
+            entries = F.embedding(codes, rows)
+        quantized = straight_through(latents, entries).movedim(-1, 1)
+        decoded = self.decode_latent(quantized)
+        return VQOutput(decoded, latents, entries, codes, rows)
+
     def latent(self, images: Tensor) -> Tensor:
         """Before the codebook: images (B, 3, H, W) in [-1, 1] to (B, D, h, w)."""
         z: Tensor = self.quant_conv(self.encoder(images))
@@ -145,18 +191,6 @@ def _drop_usage(
     state.pop(f"{prefix}codebook_used", None)
 
 
-@torch.no_grad()
 def codebook_usage(codes: Tensor, size: int) -> dict[str, float]:
-    """How a codebook of `size` entries is used by codes of any shape.
-
-    Returns:
-        used (share of entries that occur), perplexity (exp of the entropy of their
-        frequencies, 1 to size).
-    """
-    counts = torch.bincount(codes.flatten(), minlength=size).double()
-    chance = counts / counts.sum()
-    entropy = -(chance * chance.clamp(min=1e-300).log()).sum()
-    return {
-        "used": float((counts > 0).double().mean()),
-        "perplexity": float(entropy.exp()),
-    }
+    """How a codebook of `size` entries is used by codes of any shape; see `usage`."""
+    return usage(torch.bincount(codes.flatten(), minlength=size).cpu().numpy())
