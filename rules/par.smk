@@ -150,7 +150,7 @@ rule par_codes:
         # No param: a code does not depend on how many are made at once.
         batch_size=lambda w: GRAPH.code_batch(w.name),
     params:
-        spec=lambda w: as_json(GRAPH.code_spec(w.name, shard=int(w.number))),
+        spec=lambda w: as_json(GRAPH.code_spec(w.name)),
         number=lambda w: int(w.number),
         dataset=lambda w: GRAPH.code_source_option(w.name),
     message:

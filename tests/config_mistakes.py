@@ -57,7 +57,7 @@ MISTAKES = {
     ),
     "image size": (
         ("img_size: 8", "img_size: 16"),
-        "model.img_size: 16 is not the size of dataset 'digits'; expected 8",
+        "model.img_size: 16 pixels are not the size of dataset 'digits'; expected 8",
     ),
     "classes": (
         ("num_classes: 10\n    noise", "num_classes: 9\n    noise"),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from fewstep import cli
 from fewstep.errors import UserError
 from fewstep.training import PreemptedError
+
+ROOT = Path(__file__).parents[1]
 
 
 def fewstep(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,3 +88,69 @@ def test_every_stage_has_help() -> None:
     """`fewstep --help` names the stages; each stage's help lists its options."""
     assert "sample" in fewstep("--help").stdout
     assert "--strategies" in fewstep("search", "--help").stdout
+
+
+PHOTOS = {"name": "photos", "path": "photos", "size": 8, "num_classes": 2}
+_CODES = {"name": "x", "shard_size": 9, "count": 9, "tokenizer": {"model": {}}}
+_OF = ("--spec", json.dumps({**_CODES, "dataset": PHOTOS}))
+MISTAKES = {
+    "images": (
+        ["index-images", *_OF],
+        "photos: no such folder; expected images as photos/<class>/*.jpg",
+    ),
+    "released codes": (
+        ["import-codes", *_OF, "--folder", ".", "--tokenizer", "vq.safetensors"],
+        ".: no codes here; expected codes.json, or one <name>_codes beside",
+    ),
+    "shard of codes": (
+        ["collect-codes", *_OF, "--folder", "codes", "--shards", "2"],
+        "codes/shard-00000.json: file not found",
+    ),
+    "tokenizer": (
+        ["prepare-tokenizer", "--spec", "{}", "--source", "vq.pt"],
+        "vq.pt: file not found",
+    ),
+    "transformer": (
+        ["prepare-par", "--spec", "{}", "--source", "par.pt"],
+        "par.pt: file not found",
+    ),
+    "samples": (
+        ["adm-batch", "--samples", "samples.json"],
+        "samples.json: file not found",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_verb_of_par_names_what_is_missing(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Files that are not there end in status 1 and one line; nothing is written."""
+    arguments, message = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fewstep", *arguments, "--out", "out/x"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"fewstep: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("rules/*.smk")), ids=lambda p: p.stem)
+def test_rules_call_verbs_and_options_that_exist(file: Path) -> None:
+    """Every command of a rule is one of this program, with options that it takes."""
+    verbs = typer.main.get_command(cli.app).commands
+    shells = re.findall(r'shell:\n((?: +".*"\n)+)', file.read_text())
+    commands = ["".join(re.findall(r'"(.*)"', shell)) for shell in shells]
+    for command in commands:
+        (verb,) = re.findall(
+            r"-m fewstep (?:--threads \{threads\} )?([a-z-]+)", command
+        )
+        known = {option for one in verbs[verb].params for option in one.opts}
+        given = set(re.findall(r" (--[a-z-]+)", command)) - {"--threads"}
+        assert given <= known, f"{verb}: {given - known}"
+    assert len(commands) == file.read_text().count("shell:")

@@ -15,8 +15,9 @@ from fewstep.config import Config, load_config
 from fewstep.config.__main__ import main
 from fewstep.config.base import Spec
 from fewstep.config.documents import drifted
+from fewstep.config.par import ParSamplingOverrides, ParSamplingSpec
 from fewstep.config.problems import from_pydantic
-from fewstep.config.seqrf import FlowSamplingOverrides, FlowSamplingSpec
+from fewstep.config.spine import DrawOverrides, DrawSpec
 from fewstep.config.tarflow import SamplingOverrides, SamplingSpec
 from fewstep.yamlpos import read
 
@@ -79,7 +80,11 @@ def test_sampler_overrides_sampling() -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "sampling"),
-    [(SamplingOverrides, SamplingSpec), (FlowSamplingOverrides, FlowSamplingSpec)],
+    [
+        (SamplingOverrides, SamplingSpec),
+        (DrawOverrides, DrawSpec),
+        (ParSamplingOverrides, ParSamplingSpec),
+    ],
 )
 def test_overrides_have_the_fields_of_sampling(
     overrides: type[Spec], sampling: type[Spec]

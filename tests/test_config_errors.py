@@ -15,11 +15,13 @@ from fewstep.errors import UserError
 from fewstep.yamlpos import read
 from tests.config_mistakes import MISTAKES, STRATEGIES
 from tests.config_mistakes_flows import FLOW_MISTAKES
+from tests.config_mistakes_par import PAR_MISTAKES, PAR_RESERVED
 
 ROOT = Path(__file__).parents[1]
 SOUND = Path(__file__).with_name("config_errors.yaml")
 BASE = SOUND.read_text()
 FLOWS = Path(__file__).with_name("config_errors_flows.yaml")
+PAR = Path(__file__).with_name("config_errors_par.yaml")
 ASSETS = ROOT / "workflow/assets.yaml"
 Broken = Callable[..., str]
 
@@ -63,14 +65,35 @@ def test_mistake_in_an_experiment(broken: Broken, name: str) -> None:
 @pytest.mark.parametrize("name", FLOW_MISTAKES)
 def test_mistake_in_a_flow(broken: Broken, tmp_path: Path, name: str) -> None:
     """The same for flows and their pairs; names are answered with the nearest one."""
-    (old, new), message, *other = FLOW_MISTAKES[name]
     (tmp_path / "flow.pth").touch()
-    text = FLOWS.read_text()
+    check_mistake(broken, FLOWS.read_text(), *FLOW_MISTAKES[name])
+
+
+def check_mistake(
+    broken: Broken, text: str, change: tuple[str, str], message: str, *other: str
+) -> None:
+    """The error names the line of the old text, or of another in the changed file."""
+    old, new = change
     assert text.count(old) == 1, old
     changed = text.replace(old, new)
     line = line_of(other[0], changed) if other else line_of(old, text)
     error = broken((old, new), base=text)
     assert error.startswith(f"config.yaml:{line} {message}")
+
+
+@pytest.mark.parametrize("name", PAR_MISTAKES)
+def test_mistake_in_par(broken: Broken, tmp_path: Path, name: str) -> None:
+    """The same for tokenizers, codes, transformers and their samplers."""
+    for file in ("vq.pt", "large.pt"):
+        (tmp_path / file).touch()
+    check_mistake(broken, PAR.read_text(), *PAR_MISTAKES[name])
+
+
+def test_par_is_sound(tmp_path: Path) -> None:
+    """Unbroken, PAR's configuration loads: what breaks it is the mistake alone."""
+    for file in ("vq.pt", "large.pt"):
+        (tmp_path / file).touch()
+    assert load_config(PAR, None, root=tmp_path).codes["crops"].views == "ten-crop"
 
 
 def test_flows_are_sound(tmp_path: Path) -> None:
@@ -196,7 +219,7 @@ def test_names_split_targets(broken: Broken, name: str) -> None:
     assert f"samplers.{name}: found the text '{name}'; expected a name of" in sampler
 
 
-@pytest.mark.parametrize("name", ["all", "tables", "data", "demo"])
+@pytest.mark.parametrize("name", ["all", "tables", "data", "demo", *PAR_RESERVED])
 def test_reserved_names(broken: Broken, name: str) -> None:
     """An experiment cannot take the name of a target or of a folder in results/."""
     error = broken(("  digits:\n    description", f"  {name}:\n    description"))
@@ -332,9 +355,8 @@ def test_problems_of_the_asset_table(tmp_path: Path) -> None:
 
 def test_overrides(tmp_path: Path, broken: Broken) -> None:
     """Overrides are merged key by key, and blamed by name when they are wrong."""
-    path = SOUND
     over = {"experiments": {"digits": {"sampling": {"guidance": 2}}}}
-    config = load_config(path, None, over)
+    config = load_config(SOUND, None, over)
     assert config.experiments["digits"].sampling.guidance == 2
     assert config.experiments["digits"].sampling.batch == 16
     over["experiments"]["digits"]["sampling"] = {"guidance": -1}
@@ -360,7 +382,7 @@ DAMAGE = st.recursive(
 @given(st.data())
 def test_damage_never_gives_a_traceback(data: st.DataObject) -> None:
     """A configuration with any value replaced loads, or gives one line."""
-    file = data.draw(st.sampled_from([SOUND, FLOWS]))
+    file = data.draw(st.sampled_from([SOUND, FLOWS, PAR]))
     value: Any = read(file).value
     path: list[str] = []
     inner = value

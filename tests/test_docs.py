@@ -60,6 +60,16 @@ def test_python_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> N
                 ("my-4seqrf-distill", "euler-4"),
             ],
         ),
+        (
+            2,
+            [
+                ("my-n1", "cfg"),
+                ("my-n4", "cfg"),
+                ("my-n4", "ramp"),
+                ("my-n4", "late"),
+                ("my-n4", "top-k"),
+            ],
+        ),
     ],
 )
 def test_the_example_configurations_are_valid(

@@ -224,7 +224,7 @@ def draw_shard(
             continue
         parts.append(images)
         share = len(chosen) / len(indices)
-        counts.steps += draw.steps * share
+        counts.steps += draw.steps * len(chosen)
         counts.iterations += draw.iterations * share
         for name, values in draw.numbers.items():
             mean = float(values.double().mean())
@@ -232,6 +232,7 @@ def draw_shard(
         done += len(chosen)
         progress.advance(len(chosen))
     counts.clipped /= len(indices)
+    counts.steps /= len(indices)
     counts.batch = batch
     return np.concatenate(parts), counts
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "profiles", "src")
@@ -19,6 +21,7 @@ PARTS = ("Snakefile", "config.yaml", "rules", "workflow", "profiles", "src")
 THREADS = (
     *("reference", "timing", "tarflow_train", "tarflow_rank", "tarflow_search"),
     *("seqrf_train", "seqrf_edges", "timing_together"),
+    *("par_train_tokenizer", "par_train"),
 )
 SNAKEMAKE = (
     *(sys.executable, "-m", "snakemake"),
@@ -40,6 +43,14 @@ FLOW_TARGETS = [
     *(f"results/seq2/{p}.png" for p in ("solvers", "trajectories", "training")),
     "results/distilled/model.safetensors",
     "results/stepped/model.safetensors",
+]
+PAR_CELLS = ("one_cfg", "four_cfg", "four_likely")
+PAR_TARGETS = [
+    *(f"results/{cell}_fid.json" for cell in PAR_CELLS),
+    "results/tokenizers/vq-reconstruction.json",
+    "results/four/cfg/grid.png",
+    "results/four/cfg/seed0/adm.npz",
+    *(f"results/{name}/model.safetensors" for name in ("imported", "cropped")),
 ]
 
 
@@ -161,3 +172,43 @@ def flows(finished_flows: Project, tmp_path: Path) -> Project:
     folder = tmp_path / "copy"
     shutil.copytree(finished_flows.folder, folder, symlinks=True)
     return Project(folder, FLOW_TARGETS)
+
+
+@pytest.fixture(scope="session")
+def finished_par(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny chain of PAR, run once; do not change it."""
+    folder = tmp_path_factory.mktemp("par")
+    project = copy_project(folder, "par.yaml", PAR_TARGETS)
+    draw_photos(folder / "photos")
+    write_released(folder / "released")
+    project.run(*PAR_TARGETS)
+    return project
+
+
+@pytest.fixture
+def par(finished_par: Project, tmp_path: Path) -> Project:
+    """A copy of the finished PAR that a test may change."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished_par.folder, folder, symlinks=True)
+    return Project(folder, PAR_TARGETS)
+
+
+def draw_photos(folder: Path) -> None:
+    """Two images of noise in each of ten classes, larger than a view and not square."""
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(2):
+            pixels = rng.integers(256, size=(18, 15, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}/{number}.png")
+
+
+def write_released(folder: Path, count: int = 40) -> None:
+    """Codes of two views as LlamaGen's program writes them, of 32 entries."""
+    rng = np.random.default_rng(1)
+    for kind in ("codes", "labels"):
+        (folder / f"toy8_{kind}").mkdir(parents=True)
+    for image in range(count):
+        codes = rng.integers(32, size=(1, 2, 16))
+        np.save(folder / f"toy8_codes/{image}.npy", codes)
+        np.save(folder / f"toy8_labels/{image}.npy", np.array([image % 10]))

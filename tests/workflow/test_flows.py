@@ -24,7 +24,7 @@ from tests.workflow.conftest import FLOW_CELLS, FLOW_TARGETS, Project
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 AFTER_SEQ2 = {
-    "seqrf_timing": 1,
+    "timing_together": 1,
     "sample": 4,
     "score": 2,
     "evaluation": 2,

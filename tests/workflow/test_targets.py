@@ -35,8 +35,9 @@ def test_every_target_passes_a_dry_run(fresh: Project, profile: str) -> None:
     """Each named target and each evaluation of the configuration has a plan."""
     graph = Graph(ROOT)
     cells = graph.evaluations(graph.cells())
-    named = ["all", "tarflow", "demo", "demo_scratch", "tables", "report"]
-    done = fresh.snakemake("--profile", profile, "-n", *named, *cells)
+    systems = ["tarflow", "seqrf", "par"]
+    named = ["all", "extract", "train", "demo", "demo_scratch", "tables", "report"]
+    done = fresh.snakemake("--profile", profile, "-n", *systems, *named, *cells)
     assert done.returncode == 0, done.stderr
     # Snakemake prints its table of jobs before and after the plan.
     counts = set(re.findall(r"^evaluation +(\d+)$", done.stdout + done.stderr, re.M))

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fewstep.config.data import ClassifierSpec, DatasetSpec
-from fewstep.config.par import ParExperiment, ParModelSpec, ParTrainSpec
+from fewstep.config.par import (
+    ParExperiment,
+    ParModelSpec,
+    ParTrainSpec,
+    TokenSamplerSpec,
+)
 from fewstep.config.problems import Problem, unknown
 from fewstep.config.spine import TrainSpec
 from fewstep.config.tokenizers import CodesSpec, TokenizerSpec, VQModelSpec
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from fewstep.config.tree import Config
 
 NORM_GROUPS = 32
+_SCORED = "-reconstruction"
 _WIDTHS = ("dim", "n_layer", "n_head")
 
 
@@ -42,6 +48,19 @@ def check_par(
             what = f"guidance from {sampler.guidance_first:g} on never begins"
             key = (*path, "samplers", name, "guidance_first")
             yield Problem(key, what, f"less than {sampler.guidance_last:g}")
+        yield from _check_guided(experiment, sampler, (*path, "samplers", name))
+
+
+def _check_guided(
+    experiment: ParExperiment, sampler: TokenSamplerSpec, path: KeyPath
+) -> Iterator[Problem]:
+    """Guidance needs a model that has seen images without their class."""
+    train = experiment.train
+    unseen = train is not None and not train.drop_label and train.start is None
+    if unseen and sampler.cfg_scale > 1:
+        what = "guidance of a model that always knew the class"
+        expected = "1, or train.drop_label above 0"
+        yield Problem((*path, "cfg_scale"), what, expected)
 
 
 def image_size(experiment: ParExperiment, config: Config) -> int | None:
@@ -84,6 +103,9 @@ def _check_train(
         what = "parameters sharded over a single GPU"
         yield Problem((*path, "sharded"), what, "gpus of 2 or more, or false")
     yield from _check_parts(train, path)
+    if train.flip:
+        what = "codes are mirrored when they are made"
+        yield Problem((*path, "flip"), what, "false; `views` stands at the codes")
     if train.start is not None:
         yield from _check_start(experiment, train.start, path, config)
 
@@ -154,6 +176,12 @@ def check_tokenizers(config: Config) -> Iterator[Problem]:
         if own.train is not None:
             yield from _check_parts(own.train, (*path, "train"))
             yield from _check_enough(own.train, dataset, (*path, "train"))
+            if own.train.drop_label:
+                what = "a tokenizer knows no classes"
+                yield Problem((*path, "train", "drop_label"), what, "0")
+        if name.endswith(_SCORED):
+            what = f"a name that ends in '{_SCORED}', as the scores of a tokenizer do"
+            yield Problem(path, what, "another name")
         yield from _check_reconstruction(own, path, config)
 
 
@@ -210,14 +238,18 @@ def _check_reconstruction(
 
 def check_codes(config: Config) -> Iterator[Problem]:
     """Every problem of the codes."""
-    for name, own in config.codes.items():
-        path: KeyPath = ("codes", name)
+    for codes, own in config.codes.items():
+        path: KeyPath = ("codes", codes)
         if (own.dataset is None) == (own.released is None):
             both = "both 'dataset' and 'released'" if own.dataset else "neither source"
             yield Problem(path, f"{both} given", "'dataset' or 'released'")
         if own.released is not None and own.count is None:
             what = "key 'count' is missing"
             yield Problem(path, what, "the number of images in the released folder")
+        for name in ("views", "crop_ranges", "precision"):
+            if own.released is not None and name in own.model_fields_set:
+                what = f"'{name}' of codes that exist already"
+                yield Problem((*path, name), what, f"no {name}")
         tokenizer = config.tokenizers.get(own.tokenizer)
         if tokenizer is None:
             key = (*path, "tokenizer")

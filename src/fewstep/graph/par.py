@@ -163,8 +163,8 @@ class ParGraph(SpineGraph):
         first = self.code_source(name)[0]
         return f"--dataset {first.removesuffix('/dataset.json')}"
 
-    def code_spec(self, name: str, *, shard: int | None = None) -> dict[str, Any]:
-        """What decides codes; of one shard, what decides it alone."""
+    def code_spec(self, name: str) -> dict[str, Any]:
+        """What decides codes."""
         own = self.codes_spec(name)
         spec = own.resolved(without=("batch", "tokenizer", "dataset", "released"))
         tokenizer = self._tokenizer(own.tokenizer)
@@ -175,9 +175,6 @@ class ParGraph(SpineGraph):
             spec["dataset"] = dataset.resolved(without=_SAID)
             spec["size"] = dataset.size
             spec["grid"] = dataset.size // tokenizer.model.downsample
-        if shard is not None:
-            # More images leave a whole shard as it is.
-            spec["count"] = min(spec["count"], (shard + 1) * own.shard_size)
         return {**spec, "code": code("stages.codes")}
 
     def code_index(self, name: str) -> dict[str, Any]:

@@ -249,13 +249,27 @@ class SpineGraph(DataGraph):
 
     def report_inputs(self, experiments: Iterable[str]) -> list[str]:
         """Evaluations, tables and pictures of a report."""
+        experiments = list(experiments)
         found = []
         for name in experiments:
             own, folder = self.experiments[name], f"results/{name}"
             found += self.evaluations((name, sampler) for sampler in own.samplers)
             found += [f"{folder}/training.parquet"] if own.train else []
             found += [f"{folder}/{file}" for file in self._shown(name)]
+        for tokenizer in self._judged_tokenizers(experiments):
+            path = f"results/tokenizers/{tokenizer}-reconstruction"
+            found += [f"{path}.json", f"{path}.png"]
         return found
+
+    def _judged_tokenizers(self, experiments: Iterable[str]) -> list[str]:
+        """Tokenizers of the experiments whose reconstructions are scored."""
+        found = dict[str, None]()
+        for name in experiments:
+            own = self.experiments[name]
+            if isinstance(own, ParExperiment):
+                found.setdefault(own.tokenizer)
+        known = self.config.tokenizers
+        return [name for name in found if known[name].reconstruction is not None]
 
     def _shown(self, experiment: str) -> list[str]:
         """Further files that a report shows of an experiment."""
@@ -271,10 +285,12 @@ class SpineGraph(DataGraph):
     def report(self, experiments: Iterable[str], command: str) -> dict[str, Any]:
         """What a report says beyond what lies in its files."""
         templates = self.root / "workflow" / "report"
+        experiments = list(experiments)
         return {
             "experiments": {
                 name: list(self.experiments[name].samplers) for name in experiments
             },
+            "tokenizers": self._judged_tokenizers(experiments),
             "command": command,
             "templates": os.path.relpath(templates),
             "look": sha256_json(

@@ -144,16 +144,9 @@ def generate(
         cache: see `Cache`.
 
     Raises:
-        ValueError: for labels out of range.
+        ValueError: for labels out of range, or a number of indices other than theirs.
     """
-    if (
-        len(labels)
-        and not 0 <= int(labels.min()) <= int(labels.max()) <= gpt.num_classes
-    ):
-        raise ValueError(
-            f"labels {int(labels.min())} to {int(labels.max())}: "
-            f"expected 0 to {gpt.num_classes}"
-        )
+    _check(labels, indices, gpt.num_classes)
     device = gpt.output.weight.device
     if greedy:
         choose: Choose = likeliest
@@ -177,3 +170,14 @@ def generate(
     finally:
         gpt.train(training)
     return to_raster(tokens, gpt.schedule)
+
+
+def _check(labels: Tensor, indices: Sequence[int] | None, classes: int) -> None:
+    """Raise ValueError for labels out of range, or not one index a label."""
+    if indices is not None and len(indices) != len(labels):
+        raise ValueError(f"{len(indices)} indices for {len(labels)} labels")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= classes:
+        raise ValueError(
+            f"labels {int(labels.min())} to {int(labels.max())}: "
+            f"expected 0 to {classes}"
+        )

@@ -109,15 +109,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.schedule = Schedule(grid, ar_token_num)
-        if spe_token_num not in (None, ar_token_num - 1):
-            raise ValueError(
-                f"{spe_token_num} transition tokens for groups of {ar_token_num}: "
-                f"expected {ar_token_num - 1}"
-            )
-        if dim % n_head or dim // n_head % 4:
-            raise ValueError(f"{dim} features in {n_head} heads: not a multiple of 4")
-        if cls_token_num != 1:
-            raise ValueError(f"{cls_token_num} class tokens: expected 1")
+        _check(dim, n_head, ar_token_num, spe_token_num, cls_token_num)
         self.dim, self.head_dim, self.heads = dim, dim // n_head, n_head
         self.vocab_size, self.num_classes = vocab_size, num_classes
         self.recompute, self.note = recompute, note
@@ -126,12 +118,11 @@ class Transformer(nn.Module):
         if ar_token_num > 1:
             self.spe_tok_embeddings = TransitionEmbedding(ar_token_num - 1, dim)
         self.token_dropout = nn.Dropout(token_dropout)
+        sizes = {"dim": dim, "heads": n_head, "multiple_of": multiple_of}
         rates = [drop_path * i / max(1, n_layer - 1) for i in range(n_layer)]
         self.layers = nn.ModuleList(
             Block(
-                dim,
-                n_head,
-                multiple_of=multiple_of,
+                **sizes,
                 eps=norm_eps,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
@@ -239,3 +230,16 @@ def _drop_derived(
     for name in list(state):
         if name == f"{prefix}freqs_cis" or ".kv_cache." in name:
             del state[name]
+
+
+def _check(dim: int, heads: int, group: int, transitions: int | None, cls: int) -> None:
+    """Raise ValueError for widths and counts that do not fit."""
+    if transitions not in (None, group - 1):
+        raise ValueError(
+            f"{transitions} transition tokens for groups of {group}: "
+            f"expected {group - 1}"
+        )
+    if dim % heads or dim // heads % 4:
+        raise ValueError(f"{dim} features in {heads} heads: not a multiple of 4")
+    if cls != 1:
+        raise ValueError(f"{cls} class tokens: expected 1")

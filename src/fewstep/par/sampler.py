@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.fx.experimental import _config as symbolic
 
 from fewstep import checkpoints, files
 from fewstep.device import has_bf16, pick_device
@@ -152,8 +153,7 @@ def load_sampler(
         _verify(path, files.read_json(plan)["strategy"]["tokenizer_sha256"])
     vq = load_tokenizer(spec["tokenizer"]["model"], path, device)
     if sampling["compile"]:
-        # The start of a pass is a symbol after its first change: no graph a pass.
-        gpt.step = torch.compile(gpt.step, dynamic=True)  # type: ignore[method-assign]
+        _compile(gpt)
     draw = spec["draw"]
     guidance = Guidance(
         draw["cfg_scale"],
@@ -165,6 +165,14 @@ def load_sampler(
     )
     options = DrawOptions(draw["temperature"], draw["top_k"], draw["top_p"])
     return ParSampler(gpt, vq, guidance, options)
+
+
+def _compile(gpt: Transformer) -> None:
+    """Compile the step once for all passes and batches, whose sizes are symbols."""
+    # Else sizes that happen to be equal once are taken to be equal always, and every
+    # coincidence is compiled anew until torch gives up and runs uncompiled.
+    symbolic.use_duck_shape = False
+    gpt.step = torch.compile(gpt.step, dynamic=True)  # type: ignore[method-assign]
 
 
 def _verify(path: str | Path, wanted: str) -> None:

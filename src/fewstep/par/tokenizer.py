@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,10 +167,13 @@ class VQModel(nn.Module):
         """Images (B, 3, H, W), about [-1, 1], of codes (B, h, w) or (B, h * h).
 
         Raises:
-            ValueError: for codes outside the codebook.
+            ValueError: for codes outside the codebook, and for a flat list of codes
+                that is no square.
         """
         if indices.dim() == 2:
-            side = round(indices.shape[1] ** 0.5)
+            side = math.isqrt(indices.shape[1])
+            if side**2 != indices.shape[1]:
+                raise ValueError(f"{indices.shape[1]} codes an image: not a square")
             indices = indices.view(-1, side, side)
         least, most = int(indices.min()), int(indices.max())
         if not 0 <= least <= most < self.codebook_size:

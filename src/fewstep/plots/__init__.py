@@ -5,6 +5,7 @@ from fewstep.errors import UserError
 try:
     from fewstep.plots.blocks import block_chart, convergence_chart
     from fewstep.plots.flow import score_nfe_chart, straightness_chart
+    from fewstep.plots.par import score_seconds_chart, score_steps_chart
     from fewstep.plots.speed import score_time_chart, timing_chart, training_chart
     from fewstep.plots.theme import (
         AnyChart,
@@ -29,6 +30,8 @@ __all__ = [
     "sampler_style",
     "save_png",
     "score_nfe_chart",
+    "score_seconds_chart",
+    "score_steps_chart",
     "score_time_chart",
     "straightness_chart",
     "timing_chart",

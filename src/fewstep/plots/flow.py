@@ -65,7 +65,7 @@ def score_nfe_chart(
         raise ValueError("no evaluation has both a score and a number of evaluations")
     models = model_order(shown, names)
     means = _means(shown)
-    chart = _score_layers(means, models, names, _score_name(metric, extractor), look)
+    chart = _score_layers(means, models, names, score_name(metric, extractor), look)
     seeds = shown["seed"].nunique()
     subtitle = (
         f"n = {n:,} images, mean of {seeds} "
@@ -74,7 +74,8 @@ def score_nfe_chart(
     return titled(chart, _score_title(means), subtitle, look)
 
 
-def _score_name(metric: str, extractor: str) -> str:
+def score_name(metric: str, extractor: str) -> str:
+    """The score's proper name: FID for Inception features alone."""
     return "FID" if metric == "fid" else f"Fréchet distance ({extractor})"
 
 
@@ -108,7 +109,7 @@ def _score_layers(
         .scale(type="log", base=2, domain=[low, high], nice=False)
         .axis(values=_doublings(low, high), format="~g")
     )
-    y = _score_axis(means, f"{score}, lower is better")
+    y = score_axis(means, f"{score}, lower is better")
     columns = ("model", "sampler", "solver", "nfe", "score", "low", "high")
     fixed = means[means["solver"] != ADAPTIVE]
     base = alt.Chart(values(means, *columns)).encode(
@@ -148,7 +149,7 @@ def _doublings(low: float, high: float) -> list[float]:
     return [2.0**p for p in range(12) if low <= 2.0**p <= high]
 
 
-def _score_axis(means: pd.DataFrame, title: str) -> alt.Y:
+def score_axis(means: pd.DataFrame, title: str) -> alt.Y:
     """Logarithmic where scores differ by more than a factor of four."""
     low, high = float(means["low"].min()), float(means["high"].max())
     axis = alt.Y("score:Q", title=title)

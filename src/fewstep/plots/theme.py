@@ -267,9 +267,9 @@ def prose(number: float, spec: str = "g") -> str:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters, broken between words."""
+    """Lines of at most `width` characters, broken between words, not inside `n = 1`."""
     lines = [""]
-    for word in text.split():
+    for word in re.split(r"(?<!=) (?!=)", text):
         longer = f"{lines[-1]} {word}".strip()
         if len(longer) > width and lines[-1]:
             lines.append(word)

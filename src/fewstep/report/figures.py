@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from fewstep.plots import (
     convergence_chart,
     png_bytes,
     score_nfe_chart,
+    score_seconds_chart,
+    score_steps_chart,
     score_time_chart,
     straightness_chart,
     timing_chart,
@@ -26,6 +28,7 @@ from fewstep.plots import (
     trajectory_chart,
 )
 from fewstep.report.flows import FlowTable
+from fewstep.report.par import Cell, TokenTable, model_name
 
 _LOOKS = {
     "wide": Look(),
@@ -145,6 +148,66 @@ def _straightness_figures(
     return [chart_figure("straightness", _straightness(same, page))]
 
 
+def token_figures(
+    table: TokenTable, page: Sequence[Cell], tables: dict[str, pd.DataFrame]
+) -> list[Figure]:
+    """The charts of cells that differ in n.
+
+    Args:
+        table: the cells.
+        page: all cells of one token a step of the page: each has one colour.
+        tables: frames by table name, of any experiments.
+    """
+    names = {head: model_name(head, page) for head in page}
+    frames = {
+        name: _of_table(tables[name], table, names)
+        for name in ("evaluations", "timing")
+        if name in tables
+    }
+    rows, models = frames["evaluations"], list(names.values())
+    good = rows[(rows["status"] == "ok") & rows["group"].notna()]
+    figures = []
+    if good["steps"].notna().any():
+        figures.append(chart_figure("scores_steps", _steps(good, models)))
+    if good["seconds_batch1"].notna().any():
+        figures.append(chart_figure("scores_seconds", _by_time(good, models)))
+    if "timing" in frames:
+        figures += _token_timing(table, frames["timing"])
+    return figures
+
+
+def _of_table(
+    frame: pd.DataFrame, table: TokenTable, names: Mapping[Cell, str]
+) -> pd.DataFrame:
+    """The rows of a table's cells, each with the cell's `model` and `label`."""
+    lines = {line.cell: line for line in table.lines}
+    cells = list(zip(frame["experiment"], frame["sampler"], strict=True))
+    own = frame[pd.Series([cell in lines for cell in cells], frame.index, dtype=bool)]
+    found = [lines[cell] for cell in cells if cell in lines]
+    return own.assign(
+        model=[names[line.head] for line in found],
+        label=[line.label for line in found],
+    )
+
+
+def _token_timing(table: TokenTable, timing: pd.DataFrame) -> list[Figure]:
+    """Time by batch, a line an n, a chart a model: its jobs have one baseline."""
+    figures = []
+    for head in table.models:
+        lines = table.of_model(head)
+        labels = {"/".join(line.cell): line.label for line in lines}
+        own = timing[(timing["experiment"] + "/" + timing["sampler"]).isin(labels)]
+        partner = labels.get("/".join(head))
+        named = own.assign(
+            experiment=", ".join(dict.fromkeys(line.cell[0] for line in lines)),
+            sampler=own["label"],
+            baseline=own["baseline"].where(own["baseline"].isna(), partner),
+        )
+        for _, side in named.groupby(["device", "threads"]):
+            figures.append(chart_figure("timing_tokens", _timing(side)))
+    return figures
+
+
 def charts(
     experiment: str, tables: dict[str, pd.DataFrame], *, compared: bool = False
 ) -> list[Figure]:
@@ -229,6 +292,14 @@ def _scores(frame: pd.DataFrame) -> Callable[[Look], AnyChart]:
 
 def _nfe(frame: pd.DataFrame, page: Sequence[str]) -> Callable[[Look], AnyChart]:
     return lambda look: score_nfe_chart(frame, names=page, look=look)
+
+
+def _steps(frame: pd.DataFrame, page: Sequence[str]) -> Callable[[Look], AnyChart]:
+    return lambda look: score_steps_chart(frame, names=page, look=look)
+
+
+def _by_time(frame: pd.DataFrame, page: Sequence[str]) -> Callable[[Look], AnyChart]:
+    return lambda look: score_seconds_chart(frame, names=page, look=look)
 
 
 def _straightness(

@@ -43,6 +43,8 @@ class Inputs:
             timing, straightness, trajectories), one or several each; the evaluations
             come from `jsons`.
         pictures: pictures by experiment.
+        tokenizers: `results/tokenizers/{name}-reconstruction.json` of the experiments'
+            tokenizers; the picture lies beside each, as `.png`.
         missing: what could not be made, and why: {"afhq": "checkpoint is absent"}.
         title: the page's title.
         command: the command that makes the page.
@@ -52,6 +54,7 @@ class Inputs:
     jsons: Sequence[Path]
     tables: Mapping[str, Path | Sequence[Path]] = field(default_factory=dict)
     pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    tokenizers: Sequence[Path] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     title: str = "fewstep results"
     command: str = "snakemake --profile local report"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import pandas as pd
@@ -14,8 +14,14 @@ from markupsafe import Markup, escape
 
 from fewstep.errors import UserError
 from fewstep.files import write_bytes
-from fewstep.report.figures import Figure, charts, file_figure, flow_figures
-from fewstep.report.flows import FlowTable, flow_models, flow_tables
+from fewstep.report.compare import (
+    compare_flows,
+    compare_tokens,
+    save_charts,
+    show_tokenizers,
+)
+from fewstep.report.figures import Figure, charts, file_figure
+from fewstep.report.flows import flow_models, flow_tables
 from fewstep.report.headline import (
     NONE,
     error_text,
@@ -25,6 +31,7 @@ from fewstep.report.headline import (
     seconds_text,
 )
 from fewstep.report.inputs import Inputs, Summary, load_evaluation
+from fewstep.report.par import token_models, token_tables
 from fewstep.results import (
     BLOCKS,
     CONVERGENCE,
@@ -64,13 +71,15 @@ _ORIGIN = {
 _MORE = ("kid", "isc", "precision", "recall", "class_agreement")
 _COUNTS = ("nan_events", "redrawn")
 
+Kind = Literal["", "flow", "tokens"]
+
 
 @dataclass(frozen=True)
 class Section:
     """One experiment's part of the page."""
 
     name: str
-    flow: bool
+    kind: Kind
     charts: list[Figure]
     grids: list[Figure]
     traces: list[Figure]
@@ -79,14 +88,6 @@ class Section:
     scores: list[dict[str, str]]
     origin: dict[str, list[str]]
     assumed: list[str]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Flows that may be compared: their table and the charts of all of them."""
-
-    table: FlowTable
-    charts: list[Figure]
 
 
 def render_page(inputs: Inputs, out: str | Path) -> list[Path]:
@@ -111,20 +112,23 @@ def render_page(inputs: Inputs, out: str | Path) -> list[Path]:
         + list(inputs.pictures)
         + _experiments(tables)
     )
-    flows = flow_models(summaries)
-    compared = _compared(
+    flows, par = flow_models(summaries), token_models(summaries)
+    compared = compare_flows(
         flow_tables(summaries, tables.get("straightness")), flows, tables
     )
+    tokens = compare_tokens(token_tables(summaries), tables, inputs)
     sections = [
-        _section(name, summaries, tables, inputs, missing, flow=name in flows)
+        _section(name, summaries, tables, inputs, missing, _kind(name, flows, par))
         for name in names
     ]
     page = _template(inputs.templates).render(
         title=inputs.title,
         command=inputs.command,
-        lines=[line for line in lines if line.experiment not in flows],
+        lines=[line for line in lines if line.experiment not in {*flows, *par}],
         flow_lines=[line for line in lines if line.experiment in flows],
         compared=compared,
+        tokens=tokens,
+        tokenizers=show_tokenizers(inputs, missing),
         sections=sections,
         missing=missing,
         made=max((row["created_utc"] for row in rows), default=""),
@@ -132,24 +136,13 @@ def render_page(inputs: Inputs, out: str | Path) -> list[Path]:
         dash=NONE,
     )
     write_bytes(out, page.encode())
-    return _save_charts(compared, Path(out))
+    drawn = [figure for flows in compared for figure in flows.charts]
+    drawn += [figure for table in tokens for figure in table.charts]
+    return save_charts(drawn, out)
 
 
-def _save_charts(compared: Sequence[Compared], page: Path) -> list[Path]:
-    """The charts that compare flows, as PNG files beside the page."""
-    paths = []
-    for number, flows in enumerate(compared):
-        for figure in flows.charts:
-            name = f"{figure.caption}-{number}" if number else figure.caption
-            paths.append(page.with_name(f"{name}.png"))
-            write_bytes(paths[-1], figure.png)
-    return paths
-
-
-def _compared(
-    found: Sequence[FlowTable], flows: Sequence[str], tables: dict[str, pd.DataFrame]
-) -> list[Compared]:
-    return [Compared(table, flow_figures(table, flows, tables)) for table in found]
+def _kind(name: str, flows: Sequence[str], par: Sequence[str]) -> Kind:
+    return "flow" if name in flows else "tokens" if name in par else ""
 
 
 def caption(name: str, templates: Path) -> Markup:
@@ -222,8 +215,7 @@ def _section(
     tables: dict[str, pd.DataFrame],
     inputs: Inputs,
     missing: dict[str, str],
-    *,
-    flow: bool,
+    kind: Kind,
 ) -> Section:
     own = [summary for summary in summaries if summary["experiment"] == name]
     pictures: dict[str, list[Figure]] = {"grid": [], "trace": []}
@@ -233,11 +225,15 @@ def _section(
             pictures[picture.kind].append(figure)
         else:
             missing.setdefault(str(picture.path), "not made yet")
+    if kind == "tokens":
+        # Grids and times of all n stand side by side above.
+        pictures["grid"] = []
+        tables = {name: tables[name] for name in tables if name != "timing"}
     plans, tried = _plans(name, tables.get("strategies"))
     return Section(
         name=name,
-        flow=flow,
-        charts=charts(name, tables, compared=flow),
+        kind=kind,
+        charts=charts(name, tables, compared=kind != ""),
         grids=pictures["grid"],
         traces=pictures["trace"],
         plans=plans,

@@ -15,6 +15,7 @@ from rich.text import Text
 from fewstep.report.flows import Cell, FlowTable, Model, flow_models, flow_tables
 from fewstep.report.headline import NONE, Headline, headlines
 from fewstep.report.inputs import load_evaluation
+from fewstep.report.par import TokenLine, TokenTable, token_tables
 from fewstep.results import STRAIGHTNESS
 from fewstep.results.store import read
 
@@ -29,7 +30,8 @@ def terminal_table(
     """One line a sampler: score, time, speed-up, error, strategy and verdict.
 
     Flows that may be compared stand in a table of their own, models by samplers, where
-    that fits. Columns in which nothing is known are left out.
+    that fits; models that draw tokens in parallel, by their n, in another. Columns in
+    which nothing is known are left out.
 
     Args:
         jsons: the evaluations.
@@ -51,6 +53,8 @@ def terminal_table(
         for model in table.models
         for sampler in table.samplers
     }
+    tokens = token_tables(summaries)
+    apart |= {line.cell for table in tokens for line in table.lines}
     rest = [line for line in lines if (line.experiment, line.sampler) not in apart]
     flows = set(flow_models(summaries))
     kinds = (
@@ -60,6 +64,7 @@ def terminal_table(
     shown: list[RenderableType] = [_lines(kind) for kind in kinds if kind]
     failed = [line for line in lines if line not in rest and line.failed]
     shown += [_flows(table, failed) for table in found]
+    shown += [_tokens(table) for table in tokens]
     if len(shown) < 2:
         return shown[0] if shown else _lines([])
     return Group(*(part for table in shown for part in (table, Text())))
@@ -138,6 +143,56 @@ def _flows(flow: FlowTable, failed: list[Headline]) -> Table:
         cells = [_cell(cell) for cell in model.cells]
         table.add_row(model.name, *cells, *([_bend(model)] if flow.straight_by else []))
     return table
+
+
+def _tokens(tokens: TokenTable) -> Table:
+    """One line a cell: n, steps, score, time of one image, best rate, speed-ups."""
+    lines = tokens.lines
+    table = _new_table(
+        f"score: {tokens.metric}, {tokens.samples}, lower is better",
+        _tokens_caption(tokens),
+    )
+    several = len({line.line.sampler for line in lines}) > 1
+    columns = {
+        "experiment": [line.line.experiment for line in lines],
+        "sampler": [line.line.sampler if several else NONE for line in lines],
+        "n": [NONE if line.group is None else str(line.group) for line in lines],
+        "steps": [line.steps_text for line in lines],
+        "score": [line.line.score for line in lines],
+        "class": [line.agreement_short for line in lines],
+        "time": [line.seconds_text for line in lines],
+        "speed": [line.speed(1) for line in lines],
+        "img/s": [_rate(line) for line in lines],
+        "speed ": [_best_speed(line) for line in lines],
+        "published": [_published(line.line) for line in lines],
+    }
+    for name, cells in columns.items():
+        if set(cells) != {NONE}:
+            table.add_column(name, overflow="fold", no_wrap=name != "published")
+    shown = [cells for cells in columns.values() if set(cells) != {NONE}]
+    for row in zip(*shown, strict=True):
+        table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+    return table
+
+
+def _rate(line: TokenLine) -> str:
+    """The best rate, and the batch that gave it."""
+    return NONE if line.batch is None else f"{line.rate_text} @{line.batch}"
+
+
+def _best_speed(line: TokenLine) -> str:
+    """At batch 1 it stands beside the time already."""
+    return NONE if line.batch == 1 else line.speed(line.batch)
+
+
+def _tokens_caption(tokens: TokenTable) -> str:
+    said = ["n: tokens drawn in one step; 1: LlamaGen, which speed is over, in one job"]
+    if tokens.classes:
+        said.append("class: images taken for the class asked for")
+    said.append("time: one image at batch 1; @: best batch")
+    return "\n".join(
+        [*said, *(_failure(one.line) for one in tokens.lines if one.line.failed)]
+    )
 
 
 def _bend(model: Model) -> str:

@@ -91,13 +91,14 @@ def build(spec: dict[str, Any], out: Path) -> None:
     """Write the page, and beside it `report.json` with what it shows.
 
     Args:
-        spec: `experiments`, `command`, `templates`.
+        spec: `experiments`, `tokenizers`, `command`, `templates`.
         out: the page.
     """
     file_rows(spec)
     shown = evaluations(spec)
     started = [name for name in spec["experiments"] if (RESULTS / name).is_dir()]
     pictures = {name: found for name in started if (found := _pictures(spec, name))}
+    tokenizers = _reconstructions(spec)
     missing = {
         f"{name}_{sampler}": "not made yet"
         for name, samplers in spec["experiments"].items()
@@ -110,6 +111,7 @@ def build(spec: dict[str, Any], out: Path) -> None:
             jsons=shown,
             tables=tables,
             pictures=pictures,
+            tokenizers=tokenizers,
             missing=missing,
             command=spec["command"],
             templates=Path(spec["templates"]),
@@ -123,11 +125,19 @@ def build(spec: dict[str, Any], out: Path) -> None:
             "pictures": [
                 *map(str, charts),
                 *(str(p.path) for name in pictures for p in pictures[name]),
+                *(str(p.with_suffix(".png")) for p in tokenizers),
             ],
             "straightness": [str(p) for p in tables.get(STRAIGHTNESS.name, ())],
             "page": str(out),
         },
     )
+
+
+def _reconstructions(spec: dict[str, Any]) -> list[Path]:
+    """Scores of the tokenizers' reconstructions that are there."""
+    folder = RESULTS / "tokenizers"
+    paths = [folder / f"{name}-reconstruction.json" for name in spec["tokenizers"]]
+    return [path for path in paths if path.exists()]
 
 
 def _pictures(spec: dict[str, Any], name: str) -> list[Picture]:
