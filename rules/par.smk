@@ -20,6 +20,8 @@ rule par_train_tokenizer:
         runtime=1440,
         mem_mb=32000,
         gpu=lambda w: GRAPH.tokenizer_gpus(w.name),
+        # No profile limits it, as one may limit `gpu`.
+        processes=lambda w: GRAPH.tokenizer_gpus(w.name),
     params:
         spec=lambda w: as_json(GRAPH.tokenizer_train(w.name)),
         dataset=lambda w: GRAPH.tokenizer_dataset(w.name),
@@ -28,7 +30,7 @@ rule par_train_tokenizer:
         "train the tokenizer {wildcards.name}"
     shell:
         "python -m fewstep --threads {threads} train-tokenizer --spec {params.spec:q}"
-        " --gpus {resources.gpu}"
+        " --gpus {resources.processes}"
         " --dataset {params.dataset} --work {params.work} --out {output.model}"
         " --curve {output.curve} 2>&1 | tee {log}"
 
@@ -143,6 +145,8 @@ rule par_codes:
     wildcard_constraints:
         name=one_of(GRAPH.codes_of(released=False)),
         number=r"\d{5}",
+    # A folder's images are decoded while the device encodes.
+    threads: lambda w: GRAPH.code_threads(w.name)
     resources:
         runtime=240,
         mem_mb=32000,
@@ -197,7 +201,7 @@ rule par_import_codes:
         runtime=720,
         mem_mb=8000,
     params:
-        spec=lambda w: as_json(GRAPH.code_spec(w.name)),
+        spec=lambda w: as_json(GRAPH.import_spec(w.name)),
         folder=lambda w: GRAPH.released_codes(w.name),
     message:
         "turn the published codes {wildcards.name} into shards"
@@ -221,8 +225,10 @@ rule par_train:
     threads: ALL_CORES
     resources:
         runtime=1440,
-        mem_mb=64000,
+        mem_mb=lambda w: GRAPH.train_memory(w.experiment),
         gpu=lambda w: GRAPH.gpus(w.experiment),
+        # No profile limits it, as one may limit `gpu`.
+        processes=lambda w: GRAPH.gpus(w.experiment),
     params:
         spec=lambda w: as_json(GRAPH.par_train(w.experiment)),
         sources=GRAPH.par_train_options,
@@ -231,7 +237,7 @@ rule par_train:
         "train {wildcards.experiment}"
     shell:
         "python -m fewstep --threads {threads} train-par --spec {params.spec:q}"
-        " --gpus {resources.gpu} {params.sources} --work {params.work}"
+        " --gpus {resources.processes} {params.sources} --work {params.work}"
         " --out {output.model} --curve {output.curve} 2>&1 | tee {log}"
 
 

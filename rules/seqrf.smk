@@ -143,6 +143,8 @@ rule seqrf_train:
         runtime=1440,
         mem_mb=32000,
         gpu=lambda w: GRAPH.gpus(w.experiment),
+        # No profile limits it, as one may limit `gpu`.
+        processes=lambda w: GRAPH.gpus(w.experiment),
         # Of the snapshots' samples, which do not depend on it.
         batch_size=lambda w: GRAPH.snapshot_batch(w.experiment),
     params:
@@ -153,7 +155,7 @@ rule seqrf_train:
         "train {wildcards.experiment}"
     shell:
         "python -m fewstep --threads {threads} train-flow --spec {params.spec:q}"
-        " --gpus {resources.gpu} --batch {resources.batch_size} {params.sources}"
+        " --gpus {resources.processes} --batch {resources.batch_size} {params.sources}"
         " --work {params.work}"
         " --out {output.model} --curve {output.curve} 2>&1 | tee {log}"
 

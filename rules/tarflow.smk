@@ -17,6 +17,8 @@ rule tarflow_train:
         runtime=1440,
         mem_mb=32000,
         gpu=lambda w: GRAPH.gpus(w.experiment),
+        # No profile limits it, as one may limit `gpu`.
+        processes=lambda w: GRAPH.gpus(w.experiment),
     params:
         spec=lambda w: as_json(GRAPH.tarflow_train(w.experiment)),
         dataset=lambda w: GRAPH.dataset_folder(w.experiment),
@@ -25,7 +27,7 @@ rule tarflow_train:
         "train {wildcards.experiment}"
     shell:
         "python -m fewstep --threads {threads} train-tarflow --spec {params.spec:q}"
-        " --gpus {resources.gpu}"
+        " --gpus {resources.processes}"
         " --dataset {params.dataset} --work {params.work} --out {output.model}"
         " --curve {output.curve} 2>&1 | tee {log}"
 

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from fewstep import cli
+from fewstep.cli import options
 from fewstep.errors import UserError
 from fewstep.training import PreemptedError
 
@@ -154,3 +156,66 @@ def test_rules_call_verbs_and_options_that_exist(file: Path) -> None:
         given = set(re.findall(r" (--[a-z-]+)", command)) - {"--threads"}
         assert given <= known, f"{verb}: {given - known}"
     assert len(commands) == file.read_text().count("shell:")
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("rules/*.smk")), ids=lambda p: p.stem)
+def test_no_profile_s_limit_reaches_a_command(file: Path) -> None:
+    """Snakemake cuts `gpu` down to a profile's limit: no command may be told it."""
+    assert "{resources.gpu}" not in file.read_text()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands that would have replaced this process, which has two GPUs."""
+    found: list[list[str]] = []
+    monkeypatch.setattr(options.os, "execv", lambda _, command: found.append(command))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(sys, "argv", ["fewstep", "train-par"])
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("FEWSTEP_DEVICE", raising=False)
+    return found
+
+
+def test_several_gpus_start_under_torchrun(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many processes as GPUs are wanted; none for one, or within torchrun."""
+    options.torchrun(1)
+    assert not started
+    options.torchrun(2)
+    (command,) = started
+    assert "--nproc-per-node=2" in command and command[-1] == "train-par"
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    options.torchrun(8)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(("there", "said"), [(2, "2"), (0, "none")])
+def test_more_gpus_than_there_are_is_one_line(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, there: int, said: str
+) -> None:
+    """The line names the key and what is there; nothing starts."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setenv("FEWSTEP_DEVICE", "cuda")
+    message = rf"^train\.gpus: 8 GPUs for the training, and {said} here; expected"
+    with pytest.raises(UserError, match=message):
+        options.torchrun(8)
+    assert not started
+
+
+def test_the_cpu_has_any_number_of_processes(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FEWSTEP_DEVICE=cpu starts what is asked for, whatever GPUs there are."""
+    monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+    options.torchrun(8)
+    assert "--nproc-per-node=8" in started[0]
+
+
+def test_one_gpu_is_not_looked_for() -> None:
+    """The check loads torch only where several GPUs are wanted."""
+    text = (
+        "import sys; from fewstep.cli.options import torchrun\n"
+        "torchrun(1); assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0

@@ -11,6 +11,7 @@ import pytest
 from fewstep.codedigest import closure
 from fewstep.config import Config, load_config
 from fewstep.graph import Graph, as_json
+from fewstep.graph import par as graph_par
 from tests.test_graph import changed
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ SPECS = {
     "codes listed": lambda g: g.code_spec("digits"),
     "crops": lambda g: g.code_spec("crops"),
     "index": lambda g: g.code_index("crops"),
-    "released": lambda g: g.code_spec("released"),
+    "released": lambda g: g.import_spec("released"),
     "train one": lambda g: g.par_train("one"),
     "train": lambda g: g.par_train("four"),
     "train on": lambda g: g.par_train("on"),
@@ -137,6 +138,13 @@ def test_batch_sizes_draw_and_train_nothing_anew(before: Graph) -> None:
     )
 
 
+def test_a_bf16_sample_belongs_to_its_batch() -> None:
+    """There another batch draws anew, as the last bit of a logit may differ."""
+    half = {"precision": "bf16", "batch": 15}
+    found = changed(SPECS, par(sampling=half), par(sampling={**half, "batch": 9}))
+    assert found == {"sample", "sample likely", "timing", "row", "row likely"}
+
+
 def test_one_clock_times_all_samplers_of_an_experiment(before: Graph) -> None:
     """Both samplers stand in one job, beside the baseline of the other experiment."""
     files = {before.timing_file(("four", name)) for name in ("cfg", "likely")}
@@ -201,10 +209,12 @@ SAMPLING = ("stages.sample", "par.sampler")
         ("par.model", {"sample", "train"}),
         ("par.order", {"sample", "train"}),
         ("par.objective", {"train"}),
-        ("par.codes", {"train", "codes"}),
-        ("par.views", {"codes"}),
+        ("par.codes", {"train", "codes", "import"}),
+        ("par.views", {"codes", "import"}),
+        ("stages.codes", {"codes"}),
+        ("stages.import_codes", {"import"}),
         ("par.vq_losses", {"tokenizer"}),
-        ("par.tokenizer", {"sample", "codes", "tokenizer"}),
+        ("par.tokenizer", {"sample", "codes", "tokenizer", "import"}),
         ("par.checkpoint", set()),
         ("datasets.folder", set()),
         ("metrics", set()),
@@ -220,6 +230,7 @@ def test_an_edited_module_reaches_the_jobs_that_run_it(
         "sample": SAMPLING,
         "train": ("stages.train_par",),
         "codes": ("stages.codes",),
+        "import": ("stages.import_codes",),
         "tokenizer": ("stages.train_tokenizer",),
     }
     assert (ROOT / f"src/fewstep/{module.replace('.', '/')}.py").is_file()
@@ -231,12 +242,47 @@ def test_an_edited_module_reaches_the_jobs_that_run_it(
     assert found == reached
 
 
+@pytest.mark.parametrize(
+    ("module", "reached"),
+    [
+        ("training", {"tokenizer", "train"}),
+        ("recipe", {"tokenizer", "train"}),
+        ("par.objective", {"train"}),
+        ("par.model", {"train"}),
+        ("par.vq_losses", {"tokenizer"}),
+        ("par.tokenizer", {"tokenizer"}),
+        ("stages.train_par", set()),
+        ("stages.train_tokenizer", set()),
+        ("stages.training", set()),
+        ("results.training", set()),
+        ("provenance", set()),
+        ("checkpoints", set()),
+    ],
+)
+def test_what_a_stage_writes_keeps_a_half_finished_training(
+    before: Graph, monkeypatch: pytest.MonkeyPatch, module: str, reached: set[str]
+) -> None:
+    """A run's identity holds the code of its loss, batches, model and loop alone."""
+    monkeypatch.setattr(graph_par, "code", lambda *names: names)
+    assert (ROOT / f"src/fewstep/{module.replace('.', '/')}.py").is_file()
+    found = set()
+    for name in ("tokenizer", "train"):
+        modules = SPECS[name](before)["weights_code"]
+        if f"fewstep.{module}" in closure(*(f"fewstep.{one}" for one in modules)):
+            found.add(name)
+    assert found == reached
+
+
 def test_specs_hold_the_digests_of_their_code(before: Graph) -> None:
     """Every spec that decides a file carries the digest of what makes it."""
     for name in ("tokenizer", "codes", "index", "train", "sample", "timing", "row"):
         assert len(SPECS[name](before)["code"]) == 16, name
     codes = {SPECS[name](before)["code"] for name in ("train", "sample", "codes")}
     assert len(codes) == 3
+    for name in ("tokenizer", "train"):
+        spec = SPECS[name](before)
+        assert len(spec["weights_code"]) == 16 and spec["weights_code"] != spec["code"]
+    assert before.import_spec("digits") != before.code_spec("digits")
 
 
 def test_sizes_are_resolved_to_their_numbers(paper: Config) -> None:
@@ -256,7 +302,13 @@ def test_sizes_are_resolved_to_their_numbers(paper: Config) -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("llamagen-xl", 576), ("par-xl-4x", 147), ("par-3b-16x", 51), ("demo-par-n4", 67)],
+    [
+        ("llamagen-xl", 576),
+        ("par-xl-4x", 147),
+        ("par-3b-16x", 51),
+        ("demo-par-n4", 19),
+        ("demo-par-n16", 19),
+    ],
 )
 def test_steps_of_an_image(paper: Config, name: str, steps: int) -> None:
     """n first tokens, and groups of n after them."""
@@ -315,7 +367,7 @@ def test_imagenet_is_never_built(name: str) -> None:
 def test_the_demo_rests_on_its_images() -> None:
     """A small dataset is built, and the row names its hash."""
     cell = SimpleNamespace(experiment="demo-par-n4")
-    expected = ["results/data/colour-mnist-32/dataset.json"]
+    expected = ["results/data/colour-mnist-16/dataset.json"]
     assert Graph(ROOT).real_images(cell) == expected
 
 
@@ -330,7 +382,7 @@ def test_targets_of_paper_scale_leave_the_demo_out() -> None:
     assert not any("demo" in path or "shipped" in path for path in trained)
     assert ("par-xl-4x", "cfg") in g.published()
     assert g.par_train("par-3b-4x-scratch")["train"]["sharded"] is True
-    assert g.gpus("par-3b-4x-scratch") == 32
+    assert g.gpus("par-3b-4x-scratch") == 8
 
 
 def test_a_report_shows_every_grid(before: Graph) -> None:

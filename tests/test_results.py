@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewstep import results
+from fewstep.codedigest import closure
 from fewstep.results import (
     EVALUATIONS,
     TABLES,
@@ -29,6 +31,28 @@ from fewstep.results import (
 from fewstep.results.__main__ import main
 
 NOW = "2026-11-21T22:42:05Z"
+
+
+@pytest.mark.parametrize(
+    "stage", ["train_par", "train_tokenizer", "train_tarflow", "train_flow"]
+)
+def test_a_training_depends_on_its_own_table_alone(stage: str) -> None:
+    """An edited column, verdict or summary of evaluations trains nothing anew."""
+    found = {
+        name.removeprefix("fewstep.results.")
+        for name in closure(f"fewstep.stages.{stage}")
+        if name.startswith("fewstep.results.")
+    }
+    assert found == {"columns", "common", "parquet", "training"}
+
+
+def test_every_public_name_is_found() -> None:
+    """Names are loaded when they are used; an unknown one is an AttributeError."""
+    assert set(results._HOMES) == set(results.__all__)
+    for name in results.__all__:
+        assert getattr(results, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'EVALUATION'"):
+        results.__getattr__("EVALUATION")
 
 
 def evaluation(seed: int = 0, score: float = 12.5, **more: Any) -> dict[str, Any]:

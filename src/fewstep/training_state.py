@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,10 +89,8 @@ def resume(
     if not path.exists():
         return None
     try:
-        # Of a sharded model each process reads its shares alone.
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=is_sharded(model)
-        )
+        # Mapped: each process reads what it keeps, and none holds a copy of the file.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise UserError(
             f"the checkpoint cannot be read ({type(error).__name__})",
@@ -104,11 +103,25 @@ def resume(
     own = model.state_dict()
     model.load_state_dict(shares_of(content.pop("model"), own))
     load_optimizer(optimizer, content.pop("optimizer"))
+    for values in optimizer.state.values():
+        for name, value in values.items():
+            values[name] = _unmapped(value)
     state = TrainState(**content)
     logger.info("going on from step %d", state.step)
     ema = shares_of(state.ema, own)
-    state.ema = {name: value.to(device) for name, value in ema.items()}
+    state.ema = {name: _unmapped(value.to(device)) for name, value in ema.items()}
     return state
+
+
+def _unmapped(value: Any) -> Any:
+    """A tensor that may lie in the mapped file, in memory of its own.
+
+    Else it would change with the file, and keep one that was replaced on the disk.
+    """
+    if not isinstance(value, Tensor) or value.device.type != "cpu":
+        return value
+    # A share was copied when it was cut out.
+    return value if is_sharded(value) else value.clone()
 
 
 def kept(

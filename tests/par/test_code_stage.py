@@ -22,7 +22,7 @@ from fewstep.images import to_model_range
 from fewstep.par.codes import open_codes
 from fewstep.par.tokenizer import VQModel
 from fewstep.par.views import make_views
-from fewstep.stages import code_index, codes
+from fewstep.stages import code_index, codes, import_codes
 from tests.par.code_world import everything, released, tiny_tokenizer
 from tests.specs import dataset_spec
 
@@ -202,6 +202,22 @@ def test_more_images_leave_a_whole_shard_as_it_is(
     assert (tmp_path / "4.arrow").read_bytes() == (tmp_path / "5.arrow").read_bytes()
 
 
+def test_equal_codes_are_an_equal_file(
+    root: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    """Code that was edited without effect changes the record, but no codes' hash."""
+    made = []
+    for code in ("one", "other"):
+        given = spec(root, code=code)
+        manifest = extract(given, tokenizer, indexed(root), tmp_path / code)
+        record = files.read_json(tmp_path / code / "shard-00001.json")
+        assert record["code"] == code
+        assert "code" not in record["origin"]
+        made.append(((tmp_path / code / "shard-00001.arrow").read_bytes(), manifest))
+    assert made[0][0] == made[1][0]
+    assert open_codes(made[0][1]).sha256 == open_codes(made[1][1]).sha256
+
+
 def test_images_that_cannot_be_read(
     root: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -273,7 +289,7 @@ def released_spec(**changes: Any) -> dict[str, Any]:
 def test_released_codes_become_shards(tmp_path: Path, tokenizer: Path) -> None:
     """The same codes and labels; the labels tell the classes; extra files stay out."""
     known, out = released(tmp_path / "r", 7), tmp_path / "x" / "codes.json"
-    codes.import_released(released_spec(count=5), tmp_path / "r", out, tokenizer)
+    import_codes.import_released(released_spec(count=5), tmp_path / "r", out, tokenizer)
     data = open_codes(out, verify=True)
     got, labels = everything(data)
     np.testing.assert_array_equal(got, known[:5])
@@ -284,7 +300,7 @@ def test_released_codes_become_shards(tmp_path: Path, tokenizer: Path) -> None:
     assert origin["tokenizer_sha256"] == files.sha256_file(tokenizer)
     assert origin["dataset"] == "tiny8"
     given = released_spec(dataset={"num_classes": 9}, count=None)
-    codes.import_released(given, tmp_path / "r", tmp_path / "y" / "codes.json")
+    import_codes.import_released(given, tmp_path / "r", tmp_path / "y" / "codes.json")
     assert (len(open_codes(tmp_path / "y")), open_codes(tmp_path / "y").classes) == (
         7,
         9,
@@ -296,29 +312,29 @@ def test_released_codes_that_do_not_fit(tmp_path: Path) -> None:
     released(tmp_path)
     given = released_spec(count=6)
     with pytest.raises(UserError, match=r"2 files are missing: tiny8_codes/5\.npy, t"):
-        codes.import_released(given, tmp_path, tmp_path / "codes.json")
+        import_codes.import_released(given, tmp_path, tmp_path / "codes.json")
     given = released_spec()
     given["tokenizer"]["model"]["codebook_size"] = 8
     with pytest.raises(UserError, match=r"npy: codes \d+ to \d+; expected 0 to 7"):
-        codes.import_released(given, tmp_path, tmp_path / "codes.json")
+        import_codes.import_released(given, tmp_path, tmp_path / "codes.json")
     given = released_spec(dataset={"num_classes": 2})
     with pytest.raises(UserError, match=r"2\.npy: label 2 to 2; expected 0 to 1"):
-        codes.import_released(given, tmp_path, tmp_path / "codes.json")
+        import_codes.import_released(given, tmp_path, tmp_path / "codes.json")
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fewstep.stages import codes
+from fewstep.stages import import_codes
 from tests.par.test_code_stage import released_spec
 
-write, folder = codes.write_codes, Path(sys.argv[1])
+write, folder = import_codes.write_codes, Path(sys.argv[1])
 def killing(plan, number, *args, **options):
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     write(plan, number, *args, **options)
-codes.write_codes = killing
-codes.import_released(released_spec(), folder, folder / "x" / "codes.json")
+import_codes.write_codes = killing
+import_codes.import_released(released_spec(), folder, folder / "x" / "codes.json")
 """
 
 
@@ -336,14 +352,18 @@ def test_a_killed_import_goes_on(
     )
     assert done.returncode == -signal.SIGKILL
     made: list[int] = []
-    write = codes.write_codes
+    write = import_codes.write_codes
 
     def counting(plan: Any, number: int, *args: Any, **options: Any) -> Any:
         made.append(number)
         return write(plan, number, *args, **options)
 
-    monkeypatch.setattr(codes, "write_codes", counting)
-    codes.import_released(released_spec(), tmp_path, tmp_path / "x" / "codes.json")
+    monkeypatch.setattr(import_codes, "write_codes", counting)
+    import_codes.import_released(
+        released_spec(), tmp_path, tmp_path / "x" / "codes.json"
+    )
     assert made == [2]
-    codes.import_released(released_spec(), tmp_path, tmp_path / "y" / "codes.json")
+    import_codes.import_released(
+        released_spec(), tmp_path, tmp_path / "y" / "codes.json"
+    )
     assert open_codes(tmp_path / "x").sha256 == open_codes(tmp_path / "y").sha256

@@ -383,6 +383,6 @@ def test_options_reach_the_filters() -> None:
     plain = generate(gpt, y)
     assert not torch.equal(plain, greedy)
     choose = by_inversion(drawn(0, range(4), 16))
-    tokens = generate_tokens(gpt, y, choose, options=DrawOptions(0.7, 5, 0.8))
+    found = generate_tokens(gpt, y, choose, options=DrawOptions(0.7, 5, 0.8))
     wanted = generate(gpt, y, temperature=0.7, top_k=5, top_p=0.8)
-    assert torch.equal(to_raster(tokens, gpt.schedule), wanted)
+    assert torch.equal(to_raster(found.tokens, gpt.schedule), wanted)

@@ -17,6 +17,7 @@ from fewstep.errors import UserError
 from fewstep.par import sampler as module
 from fewstep.par.decoding import Guidance
 from fewstep.par.generation import DrawOptions, generate, uniforms
+from fewstep.par.order import to_raster
 from fewstep.par.sampler import ParSampler, halve, load_sampler
 from fewstep.par.tokenizer import VQModel
 from fewstep.sampling import SampleOptions, complete, draw_samples, read_images
@@ -41,6 +42,11 @@ DRAW: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+
+
+def raster(sampler: ParSampler, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    """Codes (B, g, g) that a sampler draws."""
+    return to_raster(sampler.tokens(*inputs).tokens, sampler.gpt.schedule)
 
 
 def vq_model() -> VQModel:
@@ -124,7 +130,7 @@ def test_a_draw_is_generation_and_decoding() -> None:
         top_p=0.9,
         seed=3,
     )
-    assert torch.equal(one.tokens(*inputs), codes)
+    assert torch.equal(raster(one, inputs), codes)
     draw = one.draw(inputs)
     with torch.no_grad():
         assert torch.equal(draw.images, one.vq.decode(codes))
@@ -167,7 +173,7 @@ def test_the_cache_is_kept_and_grows(scale: float, each: int) -> None:
     for batch, rows in ((2, 2), (1, 2), (2, 2), (4, 4), (3, 4)):
         before = one._cache
         inputs = one.inputs(0, list(range(batch)), None)
-        found.append(one.tokens(*inputs))
+        found.append(raster(one, inputs))
         assert one._cache is not None
         assert one._cache.rows == each * rows
         assert (one._cache is before) == (len(found) not in (1, 4))
@@ -178,17 +184,19 @@ def test_the_cache_is_kept_and_grows(scale: float, each: int) -> None:
 def test_a_batch_that_does_not_fit_leaves_no_cache() -> None:
     """The halved one shall not pay for it."""
     one = made()
-    whole = one.tokens(*one.inputs(0, [0, 1], None))
+    whole = raster(one, one.inputs(0, [0, 1], None))
 
     def full(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError
 
-    real, one.gpt.step = one.gpt.step, full  # type: ignore[method-assign]
-    with pytest.raises(torch.OutOfMemoryError):
-        one.tokens(*one.inputs(0, [0, 1], None))
-    assert one._cache is None
-    one.gpt.step = real  # type: ignore[method-assign]
-    assert torch.equal(one.tokens(*one.inputs(0, [0], None)), whole[:1])
+    for owner, name in ((one.gpt, "step"), (one.vq, "decode")):
+        real = getattr(owner, name)
+        setattr(owner, name, full)
+        with pytest.raises(torch.OutOfMemoryError):
+            one.draw(one.inputs(0, [0, 1], None))
+        assert one._cache is None
+        setattr(owner, name, real)
+    assert torch.equal(raster(one, one.inputs(0, [0], None)), whole[:1])
 
 
 # ---- precision ----
@@ -211,14 +219,14 @@ def test_half_precision_is_near_the_exact_logits() -> None:
     exact, half = made(), made()
     halve(half.gpt)
     inputs = exact.inputs(0, list(range(8)), None)
-    codes = half.tokens(*inputs)
+    codes = raster(half, inputs)
     assert half._cache is not None
     assert half._cache.layers[0].store.dtype == torch.bfloat16
     wanted, found = (one.gpt(codes, inputs[1]).logits for one in (exact, half))
     assert found.dtype == torch.float32
     error = (found - wanted).square().mean().sqrt() / wanted.std()
     assert 0 < float(error) < 0.05
-    assert float((codes == exact.tokens(*inputs)).float().mean()) > 0.3
+    assert float((codes == raster(exact, inputs)).float().mean()) > 0.3
 
 
 # ---- from disk ----
@@ -333,7 +341,7 @@ def test_compiled_passes_draw_the_same_tokens(tmp_path: Path) -> None:
     counters.clear()
     for indices in ([0, 1, 2], [3, 4, 5]):
         inputs = eager.inputs(0, indices, None)
-        assert torch.equal(compiled.tokens(*inputs), eager.tokens(*inputs))
+        assert torch.equal(raster(compiled, inputs), raster(eager, inputs))
     assert counters["stats"]["unique_graphs"] == 4
     assert not counters["graph_break"]
 
@@ -378,3 +386,21 @@ def test_a_sampler_has_a_name_in_words(
     """Order and steps, then what is not neutral."""
     spec = {"grid": grid, "group": group, "draw": {**DRAW, **changes}}
     assert token_plan.notation(spec) == words
+
+
+def test_logits_that_are_not_numbers_make_an_image_that_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sample 1 comes out as NaN, which the spine counts; the others stay the same."""
+    one = made()
+    inputs = one.inputs(0, [0, 1, 2], None)
+    wanted, head = one.draw(inputs).images, one.gpt.output.forward
+
+    def broken(hidden: Tensor) -> Tensor:
+        logits: Tensor = head(hidden)
+        return logits.index_fill(0, torch.tensor([1]), torch.nan)
+
+    monkeypatch.setattr(one.gpt.output, "forward", broken)
+    images = one.draw(inputs).images
+    assert images[1].isnan().all()
+    torch.testing.assert_close(images[[0, 2]], wanted[[0, 2]])

@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fewstep.images import resize_bicubic, to_uint8
+from fewstep.par import tokenizer
 from fewstep.par.tokenizer import CODEBOOK_USED, Quantizer, VQModel, codebook_usage
 from fewstep.par.vq_layers import AttentionBlock, Downsample, ResBlock, Upsample
 from tests.par import tiny
@@ -196,6 +198,38 @@ def test_without_unit_length_the_nearest_is_by_distance() -> None:
     assert torch.equal(quantizer.indices(z), torch.cdist(z, rows).argmin(-1))
     assert not torch.equal(quantizer.indices(7 * z), quantizer.indices(z))
     assert torch.equal(quantizer.lookup(torch.tensor([3, 3])), rows[[3, 3]])
+
+
+class Largest(TorchFunctionMode):
+    """Notes the size of the largest tensor that a function of torch gives."""
+
+    size = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.size = max(self.size, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("at_once", [1, 20 * 7, 20 * 30, 2**26])
+def test_few_distances_at_a_time_find_the_same(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """However many fit at once; there are never more, of whatever shape latents are."""
+    quantizer, z = Quantizer(20, 3), random(5, 6, 3).requires_grad_()
+    expected = quantizer.indices(z)
+    monkeypatch.setattr(tokenizer, "_DISTANCES", at_once)
+    with Largest() as noted:
+        assert torch.equal(quantizer.indices(z), expected)
+    assert noted.size <= max(at_once, z.numel())
+    assert torch.equal(quantizer.indices(z[0, 0]), expected[0, 0])
 
 
 @torch.no_grad()

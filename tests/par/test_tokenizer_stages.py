@@ -24,7 +24,7 @@ from fewstep.par.tokenizer import codebook_usage
 from fewstep.par.vq_training import VQObjective
 from fewstep.references import save_reference
 from fewstep.results import TRAINING
-from fewstep.results.store import read_rows
+from fewstep.results.parquet import read_rows
 from fewstep.stages import (
     export,
     prepare_par,
@@ -97,6 +97,14 @@ def test_the_loss_is_what_the_spec_says(data: Path, tmp_path: Path) -> None:
         assert run_key(spec, opened) != run_key(train_spec(), opened)
     assert changed == [True] * 4
     assert run_key(train_spec(save_every=9), opened) == run_key(train_spec(), opened)
+
+
+def test_run_identity_holds_the_code_of_the_weights(data: Path) -> None:
+    """What the stage itself does to files may change; how weights come about not."""
+    opened, spec = open_dataset(data), train_spec()
+    key = run_key(spec, opened)
+    assert run_key({**spec, "code": "other"}, opened) == key
+    assert run_key({**spec, "weights_code": "other"}, opened) != key
 
 
 def test_kill_9_and_again_gives_the_same_bits(data: Path, tmp_path: Path) -> None:

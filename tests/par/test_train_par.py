@@ -15,7 +15,7 @@ from fewstep.errors import UserError
 from fewstep.par.model import Transformer
 from fewstep.stages import train_par as stage
 from fewstep.stages.train_par import build_model, run_key, train_par
-from fewstep.stages.training import train_options
+from fewstep.stages.training import COSMETIC, train_options
 from tests.par.code_world import released
 from tests.par.toy import ToyCodes, patterned
 
@@ -90,12 +90,22 @@ def test_weights_manifest_and_curve(data: ToyCodes, tmp_path: Path) -> None:
     about = checkpoints.read_manifest(out)
     expected = {"codes": "stripes", "codes_sha256": "c" * 64, "dataset": "toy"}
     expected |= {"tokenizer_sha256": "t" * 64, "start_sha256": None}
-    expected |= {"experiment": "tried", "model": MODEL, "train": TRAIN}
+    decisive = {key: value for key, value in TRAIN.items() if key not in COSMETIC}
+    expected |= {"experiment": "tried", "model": MODEL, "train": decisive}
     assert about == expected
     beside = json.loads(out.with_suffix(".json").read_text())
     assert beside["steps"] == 6 and beside["codes"] == "stripes"
+    assert beside["cosmetic"] == {key: TRAIN[key] for key in COSMETIC}
     curve = pd.read_parquet(tmp_path / "c.parquet")
     assert curve["step"].tolist() == [3, 6] and curve["validation_loss"].notna().all()
+
+
+def test_the_file_of_weights_is_what_decides_it(data: ToyCodes, tmp_path: Path) -> None:
+    """How it is watched, saved and spread changes no byte of it; the recipe does."""
+    spread = {"gpus": 8, "sharded": True, "recompute": True}
+    one = run(tmp_path / "a").read_bytes()
+    assert run(tmp_path / "b", save_every=5, log_every=1, **spread).read_bytes() == one
+    assert run(tmp_path / "c", lr=1e-3).read_bytes() != one
 
 
 def test_a_run_starts_from_given_weights(data: ToyCodes, tmp_path: Path) -> None:
@@ -151,11 +161,12 @@ def test_run_identity_is_what_decides_the_weights() -> None:
     others = [
         run_key(spec(dropout=0.5), ABOUT),
         run_key({**spec(), "model": {**MODEL, "dim": 32}}, ABOUT),
-        run_key({**spec(), "code": "y"}, ABOUT),
+        run_key({**spec(), "weights_code": "y"}, ABOUT),
         run_key(spec(), {**ABOUT, "codes_sha256": "d"}),
         run_key(spec(), {**ABOUT, "start_sha256": "s"}),
     ]
     assert len({run_key(spec(), ABOUT), *others}) == 6
+    assert run_key({**spec(), "code": "y"}, ABOUT) == run_key(spec(), ABOUT)
 
 
 def test_a_batch_that_is_too_large_names_the_experiment(

@@ -149,6 +149,22 @@ def test_revival_is_decided_by_seed_and_step(data: Dataset) -> None:
     assert torch.equal(at(5), codebook(objective(data)))  # not due
 
 
+def test_revival_compares_in_float32(data: Dataset) -> None:
+    """Under autocast the entries that are used are those that `forward` finds used."""
+    own = objective(data, revive_every=1)
+    seen = []
+    nearest = own.tokenizer.quantize.indices
+
+    def listen(z: Tensor) -> Tensor:
+        seen.append((z.dtype, torch.is_autocast_enabled("cpu")))
+        return nearest(z)
+
+    own.tokenizer.quantize.indices = listen  # type: ignore[method-assign]
+    with torch.autocast("cpu", torch.bfloat16):
+        own.loss(own.model, own.batch(0, 0, 8), CPU)
+    assert seen == [(torch.float32, False)] * 2  # the revival, and the forward
+
+
 def test_a_step_revives_once(data: Dataset) -> None:
     """Before its first micro-batch; a step without revival in between is none."""
     own = objective(data, revive_every=2)

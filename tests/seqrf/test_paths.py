@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from fewstep import files
 from fewstep.config.seqrf import AdaptiveSpec, TrajectorySpec
 from fewstep.results.flows import STRAIGHTNESS, TRAJECTORIES
-from fewstep.results.store import read_rows
+from fewstep.results.parquet import read_rows
 from fewstep.seqrf import adaptive, integration
 from fewstep.seqrf.adaptive import adaptive_edges, segment_costs
 from fewstep.seqrf.integration import path_batches

@@ -16,7 +16,7 @@ from fewstep.config.seqrf import SnapshotSpec
 from fewstep.data import open_dataset
 from fewstep.references import save_reference
 from fewstep.results import TRAINING
-from fewstep.results.store import read_rows
+from fewstep.results.parquet import read_rows
 from fewstep.seqrf.flow import load_flow
 from fewstep.seqrf.segments import Segments
 from fewstep.stages.flow_recipe import Sources

@@ -18,7 +18,7 @@ from fewstep.config.seqrf import (
 )
 from fewstep.data import open_dataset
 from fewstep.results.flows import STRAIGHTNESS, TRAJECTORIES, edges_of
-from fewstep.results.store import read_rows
+from fewstep.results.parquet import read_rows
 from fewstep.sampling import SampleOptions, draw_samples
 from fewstep.seqrf.flow import load_flow
 from fewstep.seqrf.pairs import open_pairs

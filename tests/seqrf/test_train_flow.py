@@ -15,7 +15,7 @@ from fewstep import checkpoints, files
 from fewstep.config.seqrf import SnapshotSpec
 from fewstep.data import open_dataset
 from fewstep.results import TRAINING
-from fewstep.results.store import read_rows
+from fewstep.results.parquet import read_rows
 from fewstep.seqrf.flow import build_model, load_flow
 from fewstep.seqrf.objectives import ReflowObjective
 from fewstep.seqrf.pairs import open_pairs

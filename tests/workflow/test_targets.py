@@ -44,6 +44,16 @@ def test_every_target_passes_a_dry_run(fresh: Project, profile: str) -> None:
     assert counts == {str(len(cells))}
 
 
+def test_a_profile_s_limit_leaves_a_training_its_gpus(fresh: Project) -> None:
+    """Where a profile runs one GPU job at a time, 8 GPUs are still asked for."""
+    done = fresh.snakemake(
+        *("results/afhq-scratch/model.safetensors", "-n", "--printshellcmds"),
+        *("--resources", "gpu=1"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert " --gpus 8 " in done.stdout
+
+
 def test_slurm_profile_starts_nothing_yet(fresh: Project) -> None:
     """Until the executor exists, the slurm profile only shows what would run."""
     done = fresh.snakemake("--profile", "slurm", "results/afhq_gsj_fid.json")

@@ -44,8 +44,30 @@ Gpus = Annotated[int, typer.Option(help="Several start under torchrun.")]
 
 
 def torchrun(gpus: int) -> None:
-    """With several GPUs, start the same command under torchrun."""
+    """With several GPUs, start the same command under torchrun.
+
+    With FEWSTEP_DEVICE=cpu its processes train on the CPU.
+
+    Raises:
+        UserError: for more GPUs than there are.
+    """
     if gpus > 1 and "WORLD_SIZE" not in os.environ:
+        _check_gpus(gpus)
         launch = ["-m", "torch.distributed.run", "--standalone"]
         launch += [f"--nproc-per-node={gpus}", "-m", "fewstep", *sys.argv[1:]]
         os.execv(sys.executable, [sys.executable, *launch])
+
+
+def _check_gpus(wanted: int) -> None:
+    if os.environ.get("FEWSTEP_DEVICE") == "cpu":
+        return
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < wanted:
+        raise UserError(
+            f"{wanted} GPUs for the training, and {found or 'none'} here",
+            where="train.gpus",
+            expected=f"at most {max(found, 1)}",
+            do="set it to that, which changes the weights by rounding alone",
+        )

@@ -105,7 +105,7 @@ def import_codes(
     out: Out,
 ) -> None:
     """Turn codes that LlamaGen's program wrote into shards of ours."""
-    from fewstep.stages.codes import import_released as run
+    from fewstep.stages.import_codes import import_released as run
 
     run(spec, folder, out, tokenizer)
 

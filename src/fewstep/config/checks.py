@@ -141,9 +141,7 @@ def _check_extractors(config: Config, root: Path) -> Iterator[Problem]:
 def _check_references(config: Config, root: Path) -> Iterator[Problem]:
     for name, reference in config.references.items():
         path = ("references", name)
-        if reference.extractor not in config.extractors:
-            key = (*path, "extractor")
-            yield unknown(key, "extractor", reference.extractor, config.extractors)
+        yield from _check_features(reference, path, config)
         if (reference.dataset is None) == (reference.file is None):
             both = "both 'dataset' and 'file'" if reference.file else "neither source"
             yield Problem(path, f"{both} given", "'dataset' or 'file'")
@@ -157,6 +155,19 @@ def _check_references(config: Config, root: Path) -> Iterator[Problem]:
                 yield Problem(key, "a file's features are fixed", "no keep_features")
         else:
             yield from _check_computed(reference, path, config)
+
+
+def _check_features(
+    reference: ReferenceSpec, path: KeyPath, config: Config
+) -> Iterator[Problem]:
+    """The extractor of a reference, and what it can give."""
+    extractor = config.extractors.get(reference.extractor)
+    if extractor is None:
+        key = (*path, "extractor")
+        yield unknown(key, "extractor", reference.extractor, config.extractors)
+    if reference.spatial and isinstance(extractor, ClassifierSpec):
+        what = f"classifier '{extractor.name}' has no spatial features"
+        yield Problem((*path, "spatial"), what, "false, or an Inception network")
 
 
 def _check_computed(
@@ -209,6 +220,9 @@ def _check_train(train: TrainSpec, path: KeyPath) -> Iterator[Problem]:
     if train.warmup_steps is not None and train.warmup_epochs is not None:
         what = "both 'warmup_steps' and 'warmup_epochs' given"
         yield Problem((*path, "warmup_epochs"), what, "at most one of them")
+    if train.ema_warmup and not train.ema:
+        what = "a rate of an average that is not made"
+        yield Problem((*path, "ema_warmup"), what, "false, or ema above 0")
     for key in ("start_lr", "min_lr"):
         rate = getattr(train, key)
         if rate > train.lr:
@@ -280,6 +294,8 @@ def _check_evaluation(
     if evaluation.sfid and not reference.spatial:
         what = f"reference '{reference.name}' has no spatial statistics"
         do = f"set references.{reference.name}.spatial to true"
+        if isinstance(config.extractors.get(reference.extractor), ClassifierSpec):
+            do = "set it to false: a classifier has no spatial features"
         yield Problem((*path, "sfid"), what, do=do)
     yield from _check_sizes(experiment, reference, path, config)
 

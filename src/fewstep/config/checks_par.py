@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 NORM_GROUPS = 32
 _SCORED = "-reconstruction"
 _WIDTHS = ("dim", "n_layer", "n_head")
+_GUIDANCE = (
+    *("guidance_shape", "guidance_power", "guidance_first", "guidance_last"),
+    "cfg_interval",
+)
 
 
 def check_par(
@@ -44,23 +48,47 @@ def check_par(
     if experiment.train is not None:
         yield from _check_train(experiment, experiment.train, path, config)
     for name, sampler in experiment.samplers.items():
-        if sampler.guidance_first >= sampler.guidance_last:
-            what = f"guidance from {sampler.guidance_first:g} on never begins"
-            key = (*path, "samplers", name, "guidance_first")
-            yield Problem(key, what, f"less than {sampler.guidance_last:g}")
-        yield from _check_guided(experiment, sampler, (*path, "samplers", name))
+        key = (*path, "samplers", name)
+        entries = experiment.model.vocab_size
+        if sampler.top_k > entries:
+            what = f"{sampler.top_k} tokens of {entries}"
+            yield Problem((*key, "top_k"), what, f"at most {entries} (0: all)")
+        if sampler.cfg_scale > 1:
+            yield from _check_guided(experiment, sampler, key)
+        else:
+            yield from _check_unguided(sampler, key)
 
 
 def _check_guided(
     experiment: ParExperiment, sampler: TokenSamplerSpec, path: KeyPath
 ) -> Iterator[Problem]:
-    """Guidance needs a model that has seen images without their class."""
+    """Guidance needs a model that has seen images without their class, and passes."""
     train = experiment.train
-    unseen = train is not None and not train.drop_label and train.start is None
-    if unseen and sampler.cfg_scale > 1:
+    if train is not None and not train.drop_label and train.start is None:
         what = "guidance of a model that always knew the class"
         expected = "1, or train.drop_label above 0"
         yield Problem((*path, "cfg_scale"), what, expected)
+    if sampler.guidance_first >= sampler.guidance_last:
+        what = f"guidance from {sampler.guidance_first:g} on never begins"
+        expected = f"less than {sampler.guidance_last:g}"
+        yield Problem((*path, "guidance_first"), what, expected)
+    given = "guidance_power" in sampler.model_fields_set
+    if given and sampler.guidance_shape != "cosine":
+        what = f"a power of the shape '{sampler.guidance_shape}'"
+        expected = "no guidance_power, or guidance_shape: cosine"
+        yield Problem((*path, "guidance_power"), what, expected)
+
+
+def _check_unguided(sampler: TokenSamplerSpec, path: KeyPath) -> Iterator[Problem]:
+    """Without guidance nothing may be said about it: it would be ignored."""
+    if sampler.cfg_scale < 1:
+        what = f"a scale of {sampler.cfg_scale:g} guides nothing"
+        yield Problem((*path, "cfg_scale"), what, "1 (no guidance), or more than 1")
+        return
+    for name in _GUIDANCE:
+        if name in sampler.model_fields_set:
+            what = f"'{name}' without guidance"
+            yield Problem((*path, name), what, f"no {name}, or cfg_scale above 1")
 
 
 def image_size(experiment: ParExperiment, config: Config) -> int | None:
@@ -275,6 +303,10 @@ def _check_source(
     if own.views == "ten-crop" and dataset.source != "folder":
         what = f"dataset '{name}' has images of {dataset.size} px only"
         yield Problem((*path, "views"), what, "plain or flip; ten-crop needs a folder")
+    if own.views != "ten-crop" and "crop_ranges" in own.model_fields_set:
+        what = f"'crop_ranges' of the views '{own.views}'"
+        expected = "no crop_ranges, or views: ten-crop"
+        yield Problem((*path, "crop_ranges"), what, expected)
     tokenizer = config.tokenizers.get(own.tokenizer)
     if tokenizer is not None:
         yield from _check_side(dataset.size, tokenizer.model, (*path, "dataset"))

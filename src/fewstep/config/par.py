@@ -187,9 +187,12 @@ class ParExperiment(ExperimentSpec):
         return {"model": self.model.resolved(), "draw": draw}
 
     def depends_on_batch(self, sampler: str) -> bool:
-        """Whether a sample depends on how many are drawn at once: never."""
-        del sampler
-        return False
+        """Whether a sample depends on how many are drawn at once.
+
+        In bf16 the last bit of a logit depends on the number of rows, and one token
+        that it moves changes all that are drawn after it.
+        """
+        return self.sampling_of(sampler).precision == "bf16"
 
     def row_settings(self, sampler: str) -> dict[str, Any]:
         """Columns of an evaluation's row that say how its images were drawn."""

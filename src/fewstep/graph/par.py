@@ -75,6 +75,7 @@ class ParGraph(SpineGraph):
             "loss": {key: train.pop(key) for key in loss},
             "train": train,
             "code": code("stages.train_tokenizer"),
+            "weights_code": code("par.vq_training", "training"),
         }
 
     def reconstruction_reference(self, name: str) -> str:
@@ -165,6 +166,13 @@ class ParGraph(SpineGraph):
 
     def code_spec(self, name: str) -> dict[str, Any]:
         """What decides codes."""
+        return {**self._codes(name), "code": code("stages.codes")}
+
+    def import_spec(self, name: str) -> dict[str, Any]:
+        """What decides the shards of published codes."""
+        return {**self._codes(name), "code": code("stages.import_codes")}
+
+    def _codes(self, name: str) -> dict[str, Any]:
         own = self.codes_spec(name)
         spec = own.resolved(without=("batch", "tokenizer", "dataset", "released"))
         tokenizer = self._tokenizer(own.tokenizer)
@@ -175,13 +183,17 @@ class ParGraph(SpineGraph):
             spec["dataset"] = dataset.resolved(without=_SAID)
             spec["size"] = dataset.size
             spec["grid"] = dataset.size // tokenizer.model.downsample
-        return {**spec, "code": code("stages.codes")}
+        return spec
 
     def code_index(self, name: str) -> dict[str, Any]:
         """What the list of a folder's images depends on."""
-        spec = self.code_spec(name)
+        spec = self._codes(name)
         kept = {key: spec[key] for key in ("name", "dataset")}
         return {**kept, "code": code("stages.code_index")}
+
+    def code_threads(self, name: str) -> int:
+        """Cores of a shard's job: JPEG files are decoded by several."""
+        return 8 if self.code_source(name)[0].endswith("index.json") else 1
 
     def code_batch(self, name: str) -> int:
         """Views encoded at once."""
@@ -216,10 +228,25 @@ class ParGraph(SpineGraph):
     def par_train(self, experiment: str) -> dict[str, Any]:
         """What decides the weights of a training: how many GPUs does not."""
         spec = self.experiment(
-            experiment, "model", "train", code=code("stages.train_par")
+            experiment,
+            "model",
+            "train",
+            code=code("stages.train_par"),
+            weights_code=code("par.objective", "training"),
         )
         del spec["train"]["gpus"]
         return spec
+
+    def train_memory(self, experiment: str) -> int:
+        """Main memory that a training asks for, in MB.
+
+        Every process builds the whole model in float32; the first one gathers what it
+        saves: weights, two moments, and the average where there is one.
+        """
+        train = self._par_train(experiment)
+        saved = 16 if train.ema else 12
+        count = _parameters(self.par(experiment).model.resolved())
+        return 16_000 + count * (4 * train.gpus + saved) // 10**6
 
     # ---- plans ----
 
@@ -240,3 +267,14 @@ class ParGraph(SpineGraph):
     def plan_tokenizer(self, cell: str) -> str:
         """The tokenizer that decodes a cell's tokens."""
         return self.companions((cell.split("/", maxsplit=1)[0], ""))[0]
+
+
+def _parameters(model: dict[str, Any]) -> int:
+    """Parameters of a resolved transformer; here, where no torch is, by arithmetic."""
+    dim, multiple_of = model["dim"], model["multiple_of"]
+    # SwiGLU's width: two thirds of 4 dim, rounded up.
+    hidden = -(-(8 * dim // 3) // multiple_of) * multiple_of
+    block = 4 * dim * dim + 3 * dim * hidden + 2 * dim
+    # Codes come in and go out; classes and none; transition tokens; the last norm.
+    rows = 2 * model["vocab_size"] + model["num_classes"] + 1 + model["ar_token_num"]
+    return int(model["n_layer"] * block + rows * dim)

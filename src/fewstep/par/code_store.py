@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 ORIGIN = frozenset({"tokenizer_sha256", "dataset", "dataset_sha256"})
 """What codes must say of where they come from."""
-_DISTANCES = 2**26
-"""Distances to codebook entries at a time: 256 MB in float32."""
 _COUNTED = 2**22
 """Codes counted at a time, which are copied to int64 for it."""
 
@@ -52,6 +50,7 @@ def write_shard(
     batch: int = 64,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Encode one shard of images, and write its record `….json`, each whole or not.
 
@@ -68,6 +67,7 @@ def write_shard(
         batch: views at a time; halved when the device's memory runs out.
         device: where the encoder runs.
         progress: advanced by the images encoded.
+        about: further entries of the record, as in `write_codes`.
 
     Returns:
         the record, see `write_codes`, with batch (that fitted) and seconds.
@@ -92,7 +92,8 @@ def write_shard(
             if progress is not None:
                 progress.advance(done // plan.views - before // plan.views)
     labels = source.labels[indices.start : indices.stop]
-    about = {"batch": encoder.batch, "seconds": time.monotonic() - started}
+    seconds = time.monotonic() - started
+    about = {**(about or {}), "batch": encoder.batch, "seconds": seconds}
     return write_codes(plan, number, path, codes, labels, origin=origin, about=about)
 
 
@@ -251,11 +252,8 @@ class _Encoder:
     def _codes(self, views: Tensor) -> Tensor:
         # Bytes travel to the device, a quarter of what floats would.
         z = self.vq.latent(to_model_range(views.to(self.device))).movedim(1, -1)
-        rows = z.float().flatten(0, -2)
-        quantize, chunk = self.vq.quantize, max(1, _DISTANCES // self.vq.codebook_size)
         with torch.autocast(self.device.type, enabled=False):
-            parts = [quantize.indices(part) for part in torch.split(rows, chunk)]
-        return torch.cat(parts).view(len(views), -1)
+            return self.vq.quantize.indices(z.float()).view(len(views), -1)
 
     def _halve(self) -> None:
         if self.batch == 1:

@@ -123,7 +123,8 @@ def by_inversion(uniforms: Tensor) -> Choose:
         # Below the sum even where the product was rounded up to it.
         below = torch.nextafter(total[..., -1:], torch.zeros_like(drawn))
         index = torch.searchsorted(total, torch.minimum(drawn, below), right=True)
-        return index[..., 0]
+        # Where a logit is NaN no entry is found: the first one, and see `finite`.
+        return index[..., 0].where(total[..., -1].isfinite(), 0)
 
     return choose
 

@@ -52,6 +52,14 @@ class Cache:
         self.rows, self.layers = rows, [LayerCache(layer) for layer in store]
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens (B, N) int64 in generation order, and in which images a logit was NaN."""
+
+    tokens: Tensor
+    broken: Tensor
+
+
 @torch.inference_mode()
 def generate_tokens(
     gpt: Transformer,
@@ -61,8 +69,8 @@ def generate_tokens(
     guidance: Guidance | None = None,
     options: DrawOptions | None = None,
     cache: Cache | None = None,
-) -> Tensor:
-    """Draw the tokens of images in generation order: (B, N) int64.
+) -> Tokens:
+    """Draw the tokens of images in generation order.
 
     Args:
         gpt: in evaluation mode.
@@ -81,14 +89,17 @@ def generate_tokens(
     cache = cache if cache and cache.rows >= rows else Cache(gpt, rows)
     both = torch.cat([labels, torch.full_like(labels, gpt.num_classes)])
     tokens = labels.new_zeros(batch, gpt.schedule.tokens)
+    broken = torch.zeros_like(labels, dtype=torch.bool)
     for number, (one, scale) in enumerate(zip(passes, scales, strict=True)):
         halves = 2 if number < guided else 1
         x = _input(gpt, tokens, both[: halves * batch], one)
         hidden = gpt.step(x, one.start, cache.layers)
         hidden = guide(hidden, scale) if scale > 1 else hidden[:batch]
-        logits = filter_logits(gpt.output(hidden).float(), **vars(options))
+        logits = gpt.output(hidden).float()
+        broken |= logits.isnan().any(-1).any(-1)
+        logits = filter_logits(logits, **vars(options))
         tokens[:, one.start : one.stop] = choose(logits, one)
-    return tokens
+    return Tokens(tokens, broken)
 
 
 def _input(gpt: Transformer, tokens: Tensor, labels: Tensor, one: Pass) -> Tensor:
@@ -154,12 +165,12 @@ def generate(
         choose = by_multinomial(generator)
     else:
         numbers = range(len(labels)) if indices is None else indices
-        drawn = uniforms(seed, numbers, gpt.schedule.tokens)
-        choose = by_inversion(drawn.to(device))
+        chance = uniforms(seed, numbers, gpt.schedule.tokens)
+        choose = by_inversion(chance.to(device))
     training = gpt.training
     gpt.eval()
     try:
-        tokens = generate_tokens(
+        drawn = generate_tokens(
             gpt,
             labels.to(device),
             choose,
@@ -169,7 +180,7 @@ def generate(
         )
     finally:
         gpt.train(training)
-    return to_raster(tokens, gpt.schedule)
+    return to_raster(drawn.tokens, gpt.schedule)
 
 
 def _check(labels: Tensor, indices: Sequence[int] | None, classes: int) -> None:

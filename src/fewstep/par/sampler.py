@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.fx.experimental import _config as symbolic
 
 from fewstep import checkpoints, files
 from fewstep.device import has_bf16, pick_device
 from fewstep.errors import UserError
 from fewstep.par.decoding import Guidance, by_inversion
-from fewstep.par.generation import Cache, DrawOptions, generate_tokens, uniforms
+from fewstep.par.generation import (
+    Cache,
+    DrawOptions,
+    Tokens,
+    generate_tokens,
+    uniforms,
+)
 from fewstep.par.model import Transformer
 from fewstep.par.order import to_raster
 from fewstep.par.tokenizer import VQModel
@@ -63,34 +70,42 @@ class ParSampler:
             y = torch.from_numpy(labels)
         return drawn.to(self.device), y.to(self.device)
 
-    def tokens(self, uniform: Tensor, labels: Tensor) -> Tensor:
-        """Codes (B, g, g) in raster order."""
+    def tokens(self, uniform: Tensor, labels: Tensor) -> Tokens:
+        """Tokens (B, N) in generation order."""
         rows = 2 * len(labels) if self.guidance.scale > 1 else len(labels)
         if self._cache is None or self._cache.rows < rows:
-            self._cache = None  # freed before the larger one is made
+            self.release()  # before the larger one is made
             self._cache = Cache(self.gpt, rows)
-        try:
-            drawn = generate_tokens(
-                self.gpt,
-                labels,
-                by_inversion(uniform),
-                guidance=self.guidance,
-                options=self.options,
-                cache=self._cache,
-            )
-        except torch.OutOfMemoryError:
-            self._cache = None  # the halved batch shall not pay for this one
-            raise
-        return to_raster(drawn, self.gpt.schedule)
+        return generate_tokens(
+            self.gpt,
+            labels,
+            by_inversion(uniform),
+            guidance=self.guidance,
+            options=self.options,
+            cache=self._cache,
+        )
 
     @torch.inference_mode()
     def draw(self, inputs: tuple[Tensor, Tensor]) -> Draw:
-        """Tokens and their images, as the clock sees it; see `Sampler.draw`."""
-        codes = self.tokens(*inputs)
-        images = torch.cat(
-            [self.vq.decode(part) for part in torch.split(codes, _DECODED)]
-        )
+        """Tokens and their images, as the clock sees it; see `Sampler.draw`.
+
+        An image whose logits were not numbers comes out as NaN, which the spine counts
+        and treats by its policy.
+        """
+        try:
+            drawn = self.tokens(*inputs)
+            codes = to_raster(drawn.tokens, self.gpt.schedule)
+            parts = torch.split(codes, _DECODED)
+            images = torch.cat([self.vq.decode(part) for part in parts])
+        except torch.OutOfMemoryError:
+            self.release()  # the halved batch shall not pay for this one
+            raise
+        images[drawn.broken] = torch.nan
         return Draw(images, steps=self.gpt.schedule.steps)
+
+    def release(self) -> None:
+        """Give back the memory of keys and values; the next draw takes it again."""
+        self._cache = None
 
     def finish(self, images: Tensor, inputs: tuple[Tensor, Tensor]) -> Tensor:
         """Nothing comes after decoding."""
@@ -168,7 +183,20 @@ def load_sampler(
 
 
 def _compile(gpt: Transformer) -> None:
-    """Compile the step once for all passes and batches, whose sizes are symbols."""
+    """Compile the step once for all passes and batches, whose sizes are symbols.
+
+    Raises:
+        UserError: on a CPU without a C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if gpt.output.weight.device.type == "cpu" and shutil.which(compiler) is None:
+        raise UserError(
+            f"no C++ compiler {compiler!r}, which compiling for a CPU needs",
+            where="sampling.compile",
+            do="install one, name it in CXX, or set compile to false",
+        )
+    from torch.fx.experimental import _config as symbolic
+
     # Else sizes that happen to be equal once are taken to be equal always, and every
     # coincidence is compiled anew until torch gives up and runs uncompiled.
     symbolic.use_duck_shape = False

@@ -16,6 +16,8 @@ from fewstep.par.vq_layers import Decoder, Encoder
 
 CODEBOOK_USED = 65536
 """Length of the list of recent codes that the released checkpoints carry."""
+_DISTANCES = 2**26
+"""Distances to codebook entries at a time: 256 MB in float32."""
 
 
 class Quantizer(nn.Module):
@@ -43,11 +45,16 @@ class Quantizer(nn.Module):
         """Latents as they are compared: (..., D), channels last."""
         return F.normalize(z, dim=-1) if self.normalised else z
 
+    @torch.no_grad()
     def indices(self, z: Tensor) -> Tensor:
         """Nearest entry of latents (..., D): (...) int64."""
         z, rows = self.unit(z), self.rows()
-        distance = rows.square().sum(-1) - 2 * z @ rows.T
-        return distance.argmin(-1)
+        lengths = rows.square().sum(-1)
+        flat = z.reshape(-1, z.shape[-1])
+        parts = torch.split(flat, max(1, _DISTANCES // len(rows)))
+        # In place: of all distances there is one copy, and of few at a time.
+        nearest = [(2 * p @ rows.T).neg_().add_(lengths).argmin(-1) for p in parts]
+        return torch.cat(nearest).view(z.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Entries (..., D) of codes (...)."""

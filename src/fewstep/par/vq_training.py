@@ -150,7 +150,8 @@ class VQObjective:
                 for part in np.array_split(order, -(-len(order) // _VALIDATION_BATCH))
             ]
             latents = torch.cat([part.movedim(1, -1).flatten(0, 2) for part in parts])
-            revive(self.tokenizer, latents.float(), draws)
+            with torch.autocast(device.type, enabled=False):
+                revive(self.tokenizer, latents.float(), draws)
         self.tokenizer.train(training)
         weight = self.tokenizer.quantize.embedding.weight
         if torch.distributed.is_initialized():

@@ -3,34 +3,61 @@
 `EVALUATIONS.new_row(...)` makes a row, `upsert(path, rows)` files it, `read(path)`
 gives a pandas frame, `summarize(rows)` the JSON of one evaluation, `verdict(...)` the
 comparison with a published value.
+
+Names are loaded when they are used: whoever writes one table depends on no other.
 """
 
-from fewstep.results.columns import Column, Table
-from fewstep.results.evaluations import EVALUATIONS, is_inception
-from fewstep.results.flows import (
-    STRAIGHTNESS,
-    TRAJECTORIES,
-    straightness_rows,
-    trajectory_rows,
-)
-from fewstep.results.store import (
-    Change,
-    arrow_schema,
-    read,
-    read_rows,
-    upsert,
-    write_rows,
-)
-from fewstep.results.summary import sampler_order, spread, summarize
-from fewstep.results.tables import (
-    BLOCKS,
-    CONVERGENCE,
-    STRATEGIES,
-    TABLES,
-    TIMING,
-    TRAINING,
-)
-from fewstep.results.verdicts import VERDICTS, Verdict, agreement, verdict
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewstep._lazy import lazy
+
+if TYPE_CHECKING:
+    from fewstep.results.columns import Column, Table
+    from fewstep.results.evaluations import EVALUATIONS, is_inception
+    from fewstep.results.flows import (
+        STRAIGHTNESS,
+        TRAJECTORIES,
+        straightness_rows,
+        trajectory_rows,
+    )
+    from fewstep.results.parquet import arrow_schema, read_rows, write_rows
+    from fewstep.results.store import Change, read, upsert
+    from fewstep.results.summary import sampler_order, spread, summarize
+    from fewstep.results.tables import BLOCKS, CONVERGENCE, STRATEGIES, TABLES, TIMING
+    from fewstep.results.training import TRAINING
+    from fewstep.results.verdicts import VERDICTS, Verdict, agreement, verdict
+
+_HOMES = {
+    "BLOCKS": "tables",
+    "CONVERGENCE": "tables",
+    "EVALUATIONS": "evaluations",
+    "STRAIGHTNESS": "flows",
+    "STRATEGIES": "tables",
+    "TABLES": "tables",
+    "TIMING": "tables",
+    "TRAINING": "training",
+    "TRAJECTORIES": "flows",
+    "VERDICTS": "verdicts",
+    "Change": "store",
+    "Column": "columns",
+    "Table": "columns",
+    "Verdict": "verdicts",
+    "agreement": "verdicts",
+    "arrow_schema": "parquet",
+    "is_inception": "evaluations",
+    "read": "store",
+    "read_rows": "parquet",
+    "sampler_order": "summary",
+    "spread": "summary",
+    "straightness_rows": "flows",
+    "summarize": "summary",
+    "trajectory_rows": "flows",
+    "upsert": "store",
+    "verdict": "verdicts",
+    "write_rows": "parquet",
+}
 
 __all__ = [
     "BLOCKS",
@@ -61,3 +88,5 @@ __all__ = [
     "verdict",
     "write_rows",
 ]
+
+__getattr__ = lazy(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""Tables on disk: Parquet files that are replaced whole, under a lock.
+"""Tables that workflows share: Parquet files that are replaced whole, under a lock.
 
 Two workflows may add rows to one table at the same time, and either may be killed at
 any moment: the file is always a complete table, and no row that was added is lost.
@@ -19,21 +19,12 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fewstep.errors import UserError
-from fewstep.files import atomic_path
-from fewstep.results.columns import Kind, Row, Table
+from fewstep.results.columns import Row, Table
+from fewstep.results.parquet import arrow_schema, by_key, load, pick, write
 from fewstep.results.tables import TABLES
 
-_TABLE, _VERSION = b"fewstep.table", b"fewstep.schema_version"
-_ARROW: dict[Kind, pa.DataType] = {
-    "text": pa.string(),
-    "integer": pa.int64(),
-    "number": pa.float64(),
-    "flag": pa.bool_(),
-    "time": pa.string(),
-}
 # Null is not zero and not NaN: integers and flags stay what they are in pandas too.
 _PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
@@ -50,21 +41,6 @@ class Change:
     def __bool__(self) -> bool:
         """Whether any row changed."""
         return bool(self.added or self.replaced or self.removed)
-
-
-def arrow_schema(table: Table) -> pa.Schema:
-    """The pyarrow schema, with the version and every column's description inside."""
-    fields = [
-        pa.field(
-            column.name,
-            _ARROW[column.kind],
-            nullable=not column.required,
-            metadata={"description": column.description},
-        )
-        for column in table.columns
-    ]
-    version = str(table.version).encode()
-    return pa.schema(fields, metadata={_TABLE: table.name.encode(), _VERSION: version})
 
 
 def upsert(
@@ -98,15 +74,15 @@ def upsert(
     path = Path(path)
     table = table or table_of(path)
     key = tuple(key_columns or table.key)
-    new = _by_key([table.check(row) for row in rows], key)
+    new = by_key([table.check(row) for row in rows], key)
     with _locked(path, timeout):
         _remove_orphans(path)
-        old = _by_key(_load(path, table).to_pylist() if path.exists() else [], key)
-        groups = {_pick(row, replace) for row in new.values()} if replace else set()
+        old = by_key(load(path, table).to_pylist() if path.exists() else [], key)
+        groups = {pick(row, replace) for row in new.values()} if replace else set()
         kept = {
             name: row
             for name, row in old.items()
-            if name in new or _pick(row, replace) not in groups
+            if name in new or pick(row, replace) not in groups
         }
         merged = {**kept, **new}
         change = Change(
@@ -117,27 +93,8 @@ def upsert(
         )
         if change or not path.exists():
             ordered = [merged[name] for name in sorted(merged)]
-            _write(path, pa.Table.from_pylist(ordered, schema=arrow_schema(table)))
+            write(path, pa.Table.from_pylist(ordered, schema=arrow_schema(table)))
     return change
-
-
-def write_rows(path: str | Path, table: Table, rows: Sequence[Row]) -> None:
-    """Write a file of its own with exactly these rows, sorted by key.
-
-    For a job's own output; the shared tables are filled from such files by `upsert`.
-
-    Raises:
-        ValueError: for a row that does not fit, or two rows with one key.
-    """
-    keyed = _by_key([table.check(row) for row in rows], table.key)
-    ordered = [keyed[name] for name in sorted(keyed)]
-    _write(Path(path), pa.Table.from_pylist(ordered, schema=arrow_schema(table)))
-
-
-def read_rows(path: str | Path, table: Table) -> list[dict[str, Any]]:
-    """The rows of a table's file as plain Python values."""
-    rows: list[dict[str, Any]] = _load(Path(path), table).to_pylist()
-    return rows
 
 
 def read(path: str | Path, table: Table | None = None) -> pd.DataFrame:
@@ -149,7 +106,7 @@ def read(path: str | Path, table: Table | None = None) -> pd.DataFrame:
         UserError: for a missing or broken file, or one of a newer version.
     """
     path = Path(path)
-    frame: pd.DataFrame = _load(path, table or table_of(path)).to_pandas(
+    frame: pd.DataFrame = load(path, table or table_of(path)).to_pandas(
         types_mapper=_PANDAS.get
     )
     return frame
@@ -161,77 +118,6 @@ def table_of(path: str | Path) -> Table:
     if stem not in TABLES:
         raise ValueError(f"no table is named {stem!r}: {', '.join(TABLES)}")
     return TABLES[stem]
-
-
-def _load(path: Path, table: Table) -> pa.Table:
-    """The file's rows in the present schema."""
-    try:
-        found = pq.read_table(path, partitioning=None)
-    except FileNotFoundError as error:
-        raise UserError("file not found", where=str(path)) from error
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"not a readable table ({error})",
-            where=str(path),
-            do="move it away and run again: rows are rebuilt from results/*.json",
-        ) from error
-    return _migrate(found, table, path)
-
-
-def _migrate(found: pa.Table, table: Table, path: Path) -> pa.Table:
-    """Bring a table of an earlier version to the present columns."""
-    version = int((found.schema.metadata or {}).get(_VERSION, b"0"))
-    if version > table.version:
-        raise UserError(
-            f"written by a newer fewstep (schema version {version})",
-            where=str(path),
-            expected=f"version {table.version} or older",
-            do="update fewstep",
-        )
-    schema = arrow_schema(table)
-    strangers = set(found.column_names) - set(table.names) - set(table.retired)
-    lost = [
-        c.name for c in table.columns if c.required and c.name not in found.schema.names
-    ]
-    if strangers or lost:
-        raise UserError(
-            f"not the table {table.name!r}: columns {sorted(strangers) + lost}",
-            where=str(path),
-            do="move it away and run again",
-        )
-    arrays = [
-        found.column(field.name).cast(field.type)
-        if field.name in found.column_names
-        else pa.nulls(found.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with atomic_path(path) as part:
-        pq.write_table(table, part, compression="zstd")
-
-
-def _by_key(
-    rows: Sequence[dict[str, Any]], key: tuple[str, ...]
-) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows by the values of their key columns."""
-    keyed: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows:
-        name = _pick(row, key)
-        if None in name:
-            raise ValueError(f"key {key} has a null: {name}")
-        if name in keyed:
-            raise ValueError(
-                f"two rows have the key {dict(zip(key, name, strict=True))}"
-            )
-        keyed[name] = row
-    return keyed
-
-
-def _pick(row: Row, columns: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(row[column] for column in columns)
 
 
 def _same(one: Row, other: Row) -> bool:

@@ -14,7 +14,7 @@ from fewstep.device import pick_device
 from fewstep.images import to_model_range
 from fewstep.provenance import utc_now
 from fewstep.results import BLOCKS, CONVERGENCE
-from fewstep.results.store import write_rows
+from fewstep.results.parquet import write_rows
 from fewstep.tarflow.metrics import (
     GUESSES,
     BlockMetrics,

@@ -19,7 +19,7 @@ from fewstep.results import (
     Table,
     upsert,
 )
-from fewstep.results.store import read_rows
+from fewstep.results.parquet import read_rows
 
 RESULTS = Path("results")
 SHARED = RESULTS / "tables"

@@ -11,7 +11,7 @@ from fewstep import files
 from fewstep.device import pick_device
 from fewstep.provenance import hardware, threads, utc_now
 from fewstep.results import CONVERGENCE, STRATEGIES
-from fewstep.results.store import write_rows
+from fewstep.results.parquet import write_rows
 from fewstep.sampling import labels_for
 from fewstep.tarflow.candidates import SearchOptions
 from fewstep.tarflow.metrics import GUESSES

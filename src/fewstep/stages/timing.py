@@ -21,7 +21,7 @@ from fewstep.provenance import (
     utc_now,
 )
 from fewstep.results import TIMING
-from fewstep.results.store import write_rows
+from fewstep.results.parquet import write_rows
 from fewstep.sampling import (
     Draw,
     Sampler,
@@ -91,8 +91,10 @@ def run_together(
             where="--plan",
             expected=", ".join(sorted(spec["samplers"])),
         )
-    rival = _baseline(spec, baseline_checkpoint, baseline_plan)
-    clocks = _time(spec, spec["samplers"], named, checkpoint, rival)
+    # One that is among the samplers is not loaded twice.
+    among = _baseline_among(spec, named) is not None
+    loaded = None if among else _baseline(spec, baseline_checkpoint, baseline_plan)
+    clocks = _time(spec, spec["samplers"], named, checkpoint, loaded)
     _file_rows(clocks, rows)
     files.write_json(out, {"samplers": clocks})
 
@@ -107,12 +109,13 @@ def _time(
     specs: Mapping[str, dict[str, Any]],
     plans: Mapping[str, Path],
     checkpoint: Path,
-    rival: Sampler,
+    rival: Sampler | None,
 ) -> dict[str, dict[str, Any]]:
     """What `timing.json` says of each sampler."""
     samplers = {
         name: load_sampler(own, checkpoint, plans[name]) for name, own in specs.items()
     }
+    rival = rival or samplers[spec["baseline"]["sampler"]]
     measured = _measure_all(spec, samplers, rival)
     machine = hardware(rival.device)
     shared = {
@@ -188,6 +191,8 @@ def _measure(
     for name, sampler in samplers.items():
         # The same noise; a sampler's temperature is its own.
         inputs = sampler.inputs(0, indices, labels, purpose="timing")
+        for other in (rival, *samplers.values()):
+            _release(other)
         reset_peak_memory(sampler.device)
         drawn[name] = sampler.draw(inputs)
         peaks[name] = peak_memory_mb(sampler.device)
@@ -230,6 +235,13 @@ def _measure(
 
 
 _RIVAL = "baseline of another experiment"
+
+
+def _release(sampler: Sampler) -> None:
+    """Let a sampler give back what it keeps between draws, if it keeps something."""
+    release = getattr(sampler, "release", None)
+    if release is not None:
+        release()
 
 
 def _baseline_among(spec: dict[str, Any], samplers: Iterable[str]) -> str | None:

@@ -37,7 +37,8 @@ def train_par(
     """Train a transformer, from random weights or from others'.
 
     Args:
-        spec: resolved `name`, `model`, `train` and `code` of the experiment.
+        spec: resolved `name`, `model`, `train` and `code` of the experiment, and
+            `weights_code`, the digest of the code that decides the weights.
         codes: `codes.json`, or a released folder of codes.
         start: `model.safetensors` to start from; None: random weights of the seed.
         work: folder of the unfinished run's checkpoint.
@@ -115,7 +116,7 @@ def run_key(spec: dict[str, Any], about: dict[str, Any]) -> str:
     decisive = {
         "model": spec["model"],
         "train": recipe,
-        "code": spec.get("code", ""),
+        "code": spec.get("weights_code", ""),
         "codes": about["codes_sha256"],
         "start": about["start_sha256"],
     }

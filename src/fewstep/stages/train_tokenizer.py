@@ -30,7 +30,8 @@ def train_tokenizer(
 
     Args:
         spec: resolved `name`, `model`, `loss` (`beta`, `entropy_ratio`,
-            `reconstruction`, `revive_every`), `train` of the tokenizer.
+            `reconstruction`, `revive_every`), `train` and `code` of the tokenizer,
+            and `weights_code`, the digest of the code that decides the weights.
         dataset: folder of the dataset.
         work: folder of the unfinished run's checkpoint.
         out: `….safetensors`; its manifest goes beside it.
@@ -86,7 +87,7 @@ def run_key(spec: dict[str, Any], data: Dataset) -> str:
         "model": spec["model"],
         "loss": spec["loss"],
         "train": {k: v for k, v in spec["train"].items() if k not in COSMETIC},
-        "code": spec.get("code", ""),
+        "code": spec.get("weights_code", ""),
         "images": data.sha256,
     }
     return files.sha256_json(decisive)

@@ -8,7 +8,7 @@ from typing import Any
 from fewstep.device import pick_device
 from fewstep.provenance import row_fields
 from fewstep.results import TRAINING
-from fewstep.results.store import write_rows
+from fewstep.results.parquet import write_rows
 from fewstep.training import TrainOptions, TrainState
 
 COSMETIC = ("save_every", "log_every", "gpus", "sharded", "recompute")
@@ -64,11 +64,11 @@ def write_curve(
 
 
 def manifest_of(spec: dict[str, Any]) -> dict[str, Any]:
-    """What every trained model's manifest says."""
+    """What every trained model's manifest says: what decides its weights."""
     return {
         "experiment": spec["name"],
         "model": spec["model"],
-        "train": spec["train"],
+        "train": {k: v for k, v in spec["train"].items() if k not in COSMETIC},
     }
 
 
@@ -76,6 +76,7 @@ def history_of(spec: dict[str, Any], state: TrainState) -> dict[str, Any]:
     """When, where and how fast it was trained: not in the file of weights."""
     return {
         "code_digest": spec.get("code", ""),
+        "cosmetic": {k: v for k, v in spec["train"].items() if k in COSMETIC},
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "last": state.curve[-1] if state.curve else {},

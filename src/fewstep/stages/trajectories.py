@@ -22,7 +22,7 @@ from fewstep.results.flows import (
     straightness_rows,
     trajectory_rows,
 )
-from fewstep.results.store import write_rows
+from fewstep.results.parquet import write_rows
 from fewstep.sampling import read_images, read_manifest
 from fewstep.seqrf.flow import Flow, load_flow
 from fewstep.seqrf.integration import path_batches
