@@ -6,7 +6,6 @@ killed leaves nothing half and costs its own shard.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,6 +25,7 @@ from fewstep.images import to_model_range
 from fewstep.progress import Progress
 from fewstep.seqrf.pair_plan import METADATA_KEY, PairPlan, schema
 from fewstep.seqrf.reflow import NotFiniteError, Pairs, reflow_pairs
+from fewstep.shards import write_arrow
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def write_shard(
     columns, batch = _make(job, batch, progress)
     about = {"origin": origin, "number": number, "solver": SOLVER, **job.about()}
     with files.atomic_path(path) as part:
-        _write_arrow(part, columns, schema(plan, job.shape), about)
+        write_arrow(part, columns, schema(plan, job.shape), (METADATA_KEY, about))
     record = {
         "file": path.name,
         "sha256": files.sha256_file(path),
@@ -274,22 +273,3 @@ def _store(
     for name, x in ends.items():
         columns[name][rows] = x.cpu().numpy()
     columns["nfe"][rows] = pairs.nfe_per_sample.cpu().numpy()
-
-
-def _write_arrow(
-    path: Path,
-    columns: dict[str, NDArray[Any]],
-    layout: pa.Schema,
-    about: dict[str, Any],
-) -> None:
-    """One record batch, uncompressed, with its origin in the schema's metadata."""
-    arrays = []
-    for field in layout:
-        values = pa.array(columns[field.name].reshape(-1))
-        if pa.types.is_fixed_size_list(field.type):
-            values = pa.FixedSizeListArray.from_arrays(values, type=field.type)
-        arrays.append(values)
-    whole = layout.with_metadata({METADATA_KEY: json.dumps(about, sort_keys=True)})
-    # A Python file: its errors keep their number, by which a full disk is known.
-    with open(path, "wb") as file, pa.ipc.new_file(file, whole) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=whole))

@@ -22,9 +22,17 @@ from numpy.typing import ArrayLike, NDArray
 from fewstep import files
 from fewstep.errors import UserError
 from fewstep.seqrf.pair_plan import METADATA_KEY, PairPlan, schema
+from fewstep.shards import (
+    UNREADABLE,
+    broken,
+    check_coverage,
+    check_size,
+    map_arrow,
+    read_records,
+    view,
+)
 
 __all__ = ["PairData", "PairPlan", "collect", "open_pairs"]
-_MAKE_ANEW = "delete it and run again: only this shard is made anew"
 
 
 def collect(
@@ -46,25 +54,13 @@ def collect(
         UserError: for records of different origin or plan, for pairs that are missing
             or there twice, and for a file that is missing or has changed.
     """
-    read = [(Path(path), files.read_json(path)) for path in records]
-    if not read:
-        raise UserError("no shards of pairs to list", where=str(out))
-    read.sort(key=lambda item: int(item[1]["first"]))
-    first_path, first = read[0]
-    for path, record in read:
-        for key in ("origin", "plan", "shape"):
-            if record[key] != first[key]:
-                what = _difference(record[key], first[key])
-                raise UserError(
-                    f"another {key} than {first_path}: {what}",
-                    where=str(path),
-                    do="delete the older of the two and run again",
-                )
+    read = read_records(records, ("origin", "plan", "shape"), str(out))
+    first = read[0][1]
     if count is None:
         count = max(int(record["first"]) + int(record["count"]) for _, record in read)
-    _check_coverage(read, count)
+    check_coverage(read, count, "pairs")
     for path, record in read:
-        _check_content(path.parent / record["file"], record["sha256"])
+        check_size(path.parent / record["file"], record, verify=True)
     folder = Path(out).parent
     counts = np.array([record["segment_counts"] for _, record in read])
     means = np.array([record["segment_nfe"] for _, record in read])
@@ -86,48 +82,6 @@ def collect(
     }
     files.write_json(out, manifest)
     return manifest
-
-
-def _check_content(path: Path, sha256: str) -> None:
-    if not path.is_file():
-        raise _broken(path, "shard of pairs not found")
-    if files.sha256_file(path) != sha256:
-        raise _broken(path, "content has changed", f"sha256 {sha256[:12]}…")
-
-
-def _difference(one: Any, other: Any) -> str:
-    """The first entry that differs, shortened."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = sorted({*one, *other})
-        name = next(key for key in keys if one.get(key) != other.get(key))
-        return f"{name} {_short(one.get(name))}, not {_short(other.get(name))}"
-    return f"{_short(one)}, not {_short(other)}"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 32 else f"{text[:12]}…"
-
-
-def _check_coverage(read: list[tuple[Path, dict[str, Any]]], count: int) -> None:
-    """Shards, ordered by their first pair, must make up 0..count-1."""
-    done, before = 0, Path()
-    for path, record in [*read, (Path(), {"first": count, "count": 0})]:
-        start = int(record["first"])
-        if start > done:
-            raise UserError(
-                f"pairs {done} to {start - 1} are missing",
-                expected=f"shards of all {count} pairs",
-                do="run the missing shards",
-            )
-        if start < done:
-            raise UserError(
-                f"pairs {start} to {done - 1} are also in {before}",
-                where=str(path),
-                expected=f"pairs 0 to {count - 1} once each",
-                do="delete one of the two",
-            )
-        done, before = start + int(record["count"]), path
 
 
 @dataclass(frozen=True)
@@ -283,37 +237,16 @@ def _open_shard(
 ) -> _Shard:
     """Views of one file, held against the manifest."""
     path = manifest.parent / entry["file"]
-    if not path.is_file():
-        raise UserError(
-            "shard of pairs not found",
-            where=str(path),
-            do="run again: only this shard is made anew",
-        )
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise _broken(path, f"{size} bytes", f"{entry['bytes']} bytes")
-    if verify and files.sha256_file(path) != entry["sha256"]:
-        raise _broken(path, "content has changed", f"sha256 {entry['sha256'][:12]}…")
+    check_size(path, entry, verify)
     try:
-        batch = _map(path)
+        batch = map_arrow(path)
         _check(path, batch, entry, schema(plan, shape), same)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise _broken(path, f"not a whole shard ({type(error).__name__})") from error
+    except UNREADABLE as error:
+        raise broken(path, f"not a whole shard ({type(error).__name__})") from error
     return _Shard(
-        *(_view(batch[name].flatten()).reshape(-1, *shape) for name in ("x0", "x1")),
-        *(_view(batch[name]) for name in ("t0", "t1", "segment", "nfe")),
+        *(view(batch[name].flatten()).reshape(-1, *shape) for name in ("x0", "x1")),
+        *(view(batch[name]) for name in ("t0", "t1", "segment", "nfe")),
     )
-
-
-def _map(path: Path) -> pa.RecordBatch:
-    """The record batch of a shard; its buffers lie in the map of the file."""
-    # The map outlives the closed file: hundreds of shards need no open files.
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        if reader.num_record_batches != 1:
-            raise _broken(path, f"{reader.num_record_batches} batches", "1 batch")
-        batch = reader.get_batch(0)
-    batch.validate()  # unseen, an impossible length ends the process later
-    return batch
 
 
 def _check(
@@ -325,21 +258,10 @@ def _check(
 ) -> None:
     """Hold a shard's columns, length and metadata against the manifest."""
     if not batch.schema.equals(layout):
-        raise _broken(
-            path, f"columns {batch.schema.names} of other types", "the plan's"
-        )
+        raise broken(path, f"columns {batch.schema.names} of other types", "the plan's")
     if batch.num_rows != entry["count"]:
-        raise _broken(path, f"{batch.num_rows} pairs", f"{entry['count']}")
+        raise broken(path, f"{batch.num_rows} pairs", f"{entry['count']}")
     about = json.loads(batch.schema.metadata[METADATA_KEY])
     wanted = {**same, "first": entry["first"]}
     if {key: about[key] for key in wanted} != wanted:
-        raise _broken(path, "made by another checkpoint or plan", "the manifest's")
-
-
-def _view(array: pa.Array) -> NDArray[Any]:
-    view: NDArray[Any] = array.to_numpy(zero_copy_only=True)
-    return view
-
-
-def _broken(path: Path, what: str, expected: str = "") -> UserError:
-    return UserError(what, where=str(path), expected=expected, do=_MAKE_ANEW)
+        raise broken(path, "made by another checkpoint or plan", "the manifest's")
