@@ -111,7 +111,8 @@ def test_kill_9_and_again_gives_the_same_bits(data: Path, tmp_path: Path) -> Non
     """A killed training goes on from its checkpoint, revivals and average included."""
     changes = {"ema": 0.9, "save_every": 2, "steps": 4}
     program = (
-        "import os, signal; from pathlib import Path\n"
+        "import os, signal, torch; from pathlib import Path\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
         "from tests.par.test_tokenizer_stages import *\n"
         "whole = VQObjective.batch\n"
         "def batch(self, step, start, stop):\n"
