@@ -67,12 +67,12 @@ rule par:
 # Codes of every dataset, and every training, of a size that needs a cluster.
 rule extract:
     input:
-        GRAPH.at_paper_scale("codes"),
+        GRAPH.codes_at_paper_scale(),
 
 
 rule train:
     input:
-        GRAPH.at_paper_scale("train"),
+        GRAPH.trainings_at_paper_scale(),
 
 
 rule demo:

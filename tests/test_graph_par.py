@@ -374,9 +374,9 @@ def test_the_demo_rests_on_its_images() -> None:
 def test_targets_of_paper_scale_leave_the_demo_out() -> None:
     """`extract` and `train` are what needs a cluster; `all` is what was published."""
     g = Graph(ROOT)
-    assert g.at_paper_scale("codes") == ["results/codes/imagenet-384/codes.json"]
+    assert g.codes_at_paper_scale() == ["results/codes/imagenet-384/codes.json"]
     assert len(g.code_shards("imagenet-384")) == 129
-    trained = g.at_paper_scale("train")
+    trained = g.trainings_at_paper_scale()
     assert "results/par-l-4x/model.safetensors" in trained
     assert "results/afhq-scratch/model.safetensors" in trained
     assert not any("demo" in path or "shipped" in path for path in trained)

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from fewstep.graph import Graph
-from fewstep.graph.par import _parameters as parameters
 from fewstep.par.model import Transformer
-from fewstep.par.sizes import SIZES
+from fewstep.par.sizes import SIZES, parameters
 from tests.test_graph_par import ROOT, par
 
 SHAPES: list[dict[str, Any]] = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,60 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not named or not all(isinstance(v, Tensor) for v in value.values()):
         raise UserError("not a state dict", where=str(path), expected=expected)
     return dict(value)
+
+
+def read_foreign(
+    path: Path, expected: str, allowed: Sequence[Any] = (), *, mmap: bool = False
+) -> Mapping[str, Any]:
+    """Read a training checkpoint of another program, running no code in it.
+
+    Args:
+        path: a file that exists.
+        expected: what has to be in it, for the errors.
+        allowed: what it may hold besides tensors, as `torch.serialization.safe_globals`
+            takes it.
+        mmap: read tensors when they are used.
+
+    Raises:
+        UserError: for a file that is broken, asks for more than is allowed, or holds
+            no dictionary.
+    """
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            content: Any = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mmap
+            )
+    except (
+        *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
+        *(AttributeError, pickle.UnpicklingError),
+    ) as error:
+        raise _refused(path, expected, error) from error
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"holds a {type(content).__name__}",
+            where=str(path),
+            expected=expected,
+            do="fetch the file again",
+        )
+    return content
+
+
+def _refused(path: Path, expected: str, error: Exception) -> UserError:
+    """Why a file was not read: it asks for code, or it is broken."""
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if asked:
+        return UserError(
+            f"refused: reading it would use {asked[1]}, which weights do not need",
+            where=str(path),
+            expected=expected,
+            do="get the file from its publisher",
+        )
+    return UserError(
+        f"cannot be read ({type(error).__name__})",
+        where=str(path),
+        expected=expected,
+        do="fetch the file again",
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

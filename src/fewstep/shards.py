@@ -7,6 +7,7 @@ its schema. Jobs write shards in any order; a manifest lists them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,42 @@ def check_coverage(
                 do="delete one of the two",
             )
         done, before = start + int(record["count"]), path
+
+
+def list_shards(
+    records: Sequence[str | Path],
+    out: str | Path,
+    same: Sequence[str],
+    count: int | None,
+    unit: str,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+    """What a manifest lists: all shards of one kind, each held against its hash.
+
+    Args:
+        records: `….json` beside the shards, in any order.
+        out: the manifest; files are named relative to its folder.
+        same: keys of the records that must not differ.
+        count: rows that there must be; None: those up to the last record.
+        unit: what a row is, in the plural.
+
+    Returns:
+        the records in order; the manifest's entries: file, first, count, sha256, bytes;
+        the number of rows.
+
+    Raises:
+        UserError: as `read_records`, `check_coverage` and `check_size`.
+    """
+    read = read_records(records, same, str(out))
+    if count is None:
+        count = max(int(record["first"]) + int(record["count"]) for _, record in read)
+    check_coverage(read, count, unit)
+    entries = []
+    for path, record in read:
+        file = path.parent / record["file"]
+        check_size(file, record, verify=True)
+        kept = {key: record[key] for key in ("first", "count", "sha256", "bytes")}
+        entries.append({"file": os.path.relpath(file, Path(out).parent), **kept})
+    return [record for _, record in read], entries, count
 
 
 def _difference(one: Any, other: Any) -> str:

@@ -18,7 +18,7 @@ from fewstep.config.spine import (
     TrainSpec,
 )
 from fewstep.par.schedule import Schedule
-from fewstep.par.sizes import SIZES
+from fewstep.par.sizes import SIZES, parameters
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -55,6 +55,11 @@ class ParModelSpec(Spec):
         """As every spec's, with the size's numbers instead of its name."""
         value = super().resolved((*without, "size"))
         return {**value, **SIZES[self.size]} if self.size else value
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return parameters(self.resolved())
 
     @property
     def steps(self) -> int:

@@ -95,11 +95,13 @@ class DataGraph:
             if name.startswith("demo-") and not name.endswith("-scratch")
         ]
 
-    def at_paper_scale(self, kind: str) -> list[str]:
-        """All codes, or the weights of all trainings, but those of the demo."""
-        if kind == "codes":
-            names = [name for name in self.config.codes if not name.startswith("demo")]
-            return [f"results/codes/{name}/codes.json" for name in names]
+    def codes_at_paper_scale(self) -> list[str]:
+        """All codes but those of the demo."""
+        names = [name for name in self.config.codes if not name.startswith("demo")]
+        return [f"results/codes/{name}/codes.json" for name in names]
+
+    def trainings_at_paper_scale(self) -> list[str]:
+        """The weights of all trainings but those of the demo."""
         return [
             f"results/{name}/model.safetensors"
             for name, own in self.experiments.items()
@@ -139,6 +141,13 @@ class DataGraph:
     def asset_path(self, name: str) -> str:
         """Where the file of an asset name or a path lies."""
         return name if is_path(name) else str(self.asset(name)["path"])
+
+    def source_option(self, name: str) -> str:
+        """`--source PATH` of an asset name or path, and `--record FILE` of an asset."""
+        option = f"--source {shlex.quote(self.asset_path(name))}"
+        if is_path(name):
+            return option
+        return f"{option} --record {self.asset_inputs(name)[0]}"
 
     def dataset_folder(self, experiment: str) -> str:
         """The folder of an experiment's dataset."""

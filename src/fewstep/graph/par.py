@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
-from fewstep.config.base import is_path
 from fewstep.config.par import ParExperiment, ParTrainSpec
 from fewstep.config.tokenizers import CodesSpec, TokenizerSpec
 from fewstep.graph.base import code
@@ -44,10 +42,7 @@ class ParGraph(SpineGraph):
         """`--source PATH`, and `--record FILE` for an asset."""
         wanted = self._tokenizer(name).checkpoint
         assert wanted is not None
-        option = f"--source {shlex.quote(self.asset_path(wanted))}"
-        if is_path(wanted):
-            return option
-        return f"{option} --record {self.asset_inputs(wanted)[0]}"
+        return self.source_option(wanted)
 
     def tokenizer_dataset(self, name: str) -> str:
         """Folder of a tokenizer's images."""
@@ -148,7 +143,7 @@ class ParGraph(SpineGraph):
 
     def code_tokenizer(self, name: str) -> str:
         """The weights of the tokenizer that makes them."""
-        return f"results/tokenizers/{self.codes_spec(name).tokenizer}.safetensors"
+        return self.tokenizer_file(self.codes_spec(name).tokenizer)
 
     def code_source(self, name: str) -> list[str]:
         """Images behind codes: an index of files, or a built dataset."""
@@ -245,7 +240,7 @@ class ParGraph(SpineGraph):
         """
         train = self._par_train(experiment)
         saved = 16 if train.ema else 12
-        count = _parameters(self.par(experiment).model.resolved())
+        count = self.par(experiment).model.parameters
         return 16_000 + count * (4 * train.gpus + saved) // 10**6
 
     # ---- plans ----
@@ -267,14 +262,3 @@ class ParGraph(SpineGraph):
     def plan_tokenizer(self, cell: str) -> str:
         """The tokenizer that decodes a cell's tokens."""
         return self.companions((cell.split("/", maxsplit=1)[0], ""))[0]
-
-
-def _parameters(model: dict[str, Any]) -> int:
-    """Parameters of a resolved transformer; here, where no torch is, by arithmetic."""
-    dim, multiple_of = model["dim"], model["multiple_of"]
-    # SwiGLU's width: two thirds of 4 dim, rounded up.
-    hidden = -(-(8 * dim // 3) // multiple_of) * multiple_of
-    block = 4 * dim * dim + 3 * dim * hidden + 2 * dim
-    # Codes come in and go out; classes and none; transition tokens; the last norm.
-    rows = 2 * model["vocab_size"] + model["num_classes"] + 1 + model["ar_token_num"]
-    return int(model["n_layer"] * block + rows * dim)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from fewstep.config.base import is_path
 from fewstep.config.par import ParExperiment
 from fewstep.config.tree import Experiment
 from fewstep.files import sha256_file, sha256_json
@@ -49,10 +47,7 @@ class SpineGraph(DataGraph):
         """`--source PATH`, and `--record FILE` for an asset."""
         name = self.experiments[experiment].checkpoint
         assert name is not None
-        option = f"--source {shlex.quote(self.asset_path(name))}"
-        if is_path(name):
-            return option
-        return f"{option} --record {self.asset_inputs(name)[0]}"
+        return self.source_option(name)
 
     def gpus(self, experiment: str) -> int:
         """GPUs that a training asks for."""
@@ -76,12 +71,16 @@ class SpineGraph(DataGraph):
         """The plan file of a cell."""
         return f"results/{cell[0]}/{cell[1]}/plan.json"
 
+    def tokenizer_file(self, name: str) -> str:
+        """The weights of a tokenizer (PAR)."""
+        return f"results/tokenizers/{name}.safetensors"
+
     def companions(self, cell: Cell) -> list[str]:
         """Further weights that a cell samples with: PAR's tokenizer."""
         own = self.experiments[cell[0]]
         if not isinstance(own, ParExperiment):
             return []
-        return [f"results/tokenizers/{own.tokenizer}.safetensors"]
+        return [self.tokenizer_file(own.tokenizer)]
 
     # ---- sampling and time ----
 
@@ -114,7 +113,7 @@ class SpineGraph(DataGraph):
         if not isinstance(own, ParExperiment):
             return {}
         model = self.config.tokenizers[own.tokenizer].model.resolved()
-        path = f"results/tokenizers/{own.tokenizer}.safetensors"
+        path = self.tokenizer_file(own.tokenizer)
         return {"tokenizer": {"model": model, "path": path}}
 
     def sampling_batch(self, cell: Cell) -> int:

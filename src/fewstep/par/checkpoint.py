@@ -8,17 +8,14 @@ file is run.
 from __future__ import annotations
 
 import argparse
-import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from fewstep.checkpoints import read_state_dict
+from fewstep.checkpoints import read_foreign, read_state_dict
 from fewstep.errors import UserError
 
 Kind = Literal["transformer", "tokenizer"]
@@ -172,39 +169,7 @@ def _load(path: Path, expected: str) -> Mapping[str, Any]:
         inside = path / "consolidated.pth"  # what FSDP runs write
         do = f"give {inside}" if inside.is_file() else ""
         raise UserError(what, where=str(path), expected=expected, do=do)
-    try:
-        # The training programs save their arguments too. Mapped, the optimizer's state
-        # beside the weights is not read: it is twice as long.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = torch.load(
-                path,
-                map_location="cpu",
-                weights_only=True,
-                mmap=zipfile.is_zipfile(path),
-            )
-    except (
-        *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
-        *(AttributeError, pickle.UnpicklingError),
-    ) as error:
-        raise _unreadable(path, expected, error) from error
-    if not isinstance(content, Mapping):
-        what = f"holds a {type(content).__name__}"
-        raise UserError(what, where=str(path), expected=expected)
-    return content
-
-
-def _unreadable(path: Path, expected: str, error: Exception) -> UserError:
-    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if asked:
-        return UserError(
-            f"refused: reading it would use {asked[1]}, which weights do not need",
-            where=str(path),
-            expected=expected,
-            do="get the file from its publisher",
-        )
-    return UserError(
-        f"cannot be read ({type(error).__name__})",
-        where=str(path),
-        expected=expected,
-        do="fetch the file again",
-    )
+    # The training programs save their arguments too. Mapped, the optimizer's state
+    # beside the weights is not read: it is twice as long.
+    mapped = zipfile.is_zipfile(path)
+    return read_foreign(path, expected, [argparse.Namespace], mmap=mapped)

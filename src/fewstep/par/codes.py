@@ -8,7 +8,6 @@ lists them in a manifest, `open_codes` opens them, and the released folders alik
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,9 @@ from fewstep.par.usage import usage
 from fewstep.shards import (
     UNREADABLE,
     broken,
-    check_coverage,
     check_size,
+    list_shards,
     map_arrow,
-    read_records,
     view,
 )
 
@@ -95,23 +93,9 @@ def collect(
         UserError: for records of different origin or plan, for images that are missing
             or there twice, and for a file that is missing or has changed.
     """
-    read = read_records(records, ("origin", "plan"), str(out))
-    if count is None:
-        count = max(int(record["first"]) + int(record["count"]) for _, record in read)
-    check_coverage(read, count, "images")
-    for path, record in read:
-        check_size(path.parent / record["file"], record, verify=True)
-    first = read[0][1]
-    plan = CodePlan.from_dict({**first["plan"], "count": count})
-    counts = np.sum([record["code_counts"] for _, record in read], axis=0)
-    keys = ("first", "count", "sha256", "bytes")
-    shards = [
-        {
-            "file": os.path.relpath(path.parent / record["file"], Path(out).parent),
-            **{key: record[key] for key in keys},
-        }
-        for path, record in read
-    ]
+    read, shards, count = list_shards(records, out, ("origin", "plan"), count, "images")
+    plan = CodePlan.from_dict({**read[0]["plan"], "count": count})
+    counts = np.sum([record["code_counts"] for record in read], axis=0)
     manifest = {
         "format": FORMAT,
         "count": count,
@@ -119,7 +103,7 @@ def collect(
         "tokens": plan.tokens,
         "largest": int(np.flatnonzero(counts)[-1]),
         **usage(counts),
-        "origin": first["origin"],
+        "origin": read[0]["origin"],
         "sha256": files.sha256_json([shard["sha256"] for shard in shards]),
         "shards": shards,
     }

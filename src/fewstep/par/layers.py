@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewstep.par.order import rotate
+from fewstep.par.sizes import swiglu_width
 
 
 class RMSNorm(nn.Module):
@@ -22,12 +23,6 @@ class RMSNorm(nn.Module):
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * scale).to(x.dtype) * self.weight
-
-
-def swiglu_width(dim: int, multiple_of: int = 256) -> int:
-    """Hidden width: two thirds of 4 dim, rounded up to a multiple."""
-    width = int(2 * 4 * dim / 3)
-    return -(-width // multiple_of) * multiple_of
 
 
 class FeedForward(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 SIZES: Mapping[str, dict[str, int]] = {
     "B": {"n_layer": 12, "n_head": 12, "dim": 768},
@@ -15,3 +16,18 @@ SIZES: Mapping[str, dict[str, int]] = {
     "7B": {"n_layer": 32, "n_head": 32, "dim": 4096},
 }
 """Arguments of `Transformer` by the name of the size."""
+
+
+def swiglu_width(dim: int, multiple_of: int = 256) -> int:
+    """Hidden width: two thirds of 4 dim, rounded up to a multiple."""
+    return -(-(8 * dim // 3) // multiple_of) * multiple_of
+
+
+def parameters(model: Mapping[str, Any]) -> int:
+    """Parameters of a `Transformer` with these arguments."""
+    dim = model["dim"]
+    hidden = swiglu_width(dim, model["multiple_of"])
+    block = 4 * dim * dim + 3 * dim * hidden + 2 * dim
+    # Codes come in and go out; classes and none; transition tokens; the last norm.
+    rows = 2 * model["vocab_size"] + model["num_classes"] + 1 + model["ar_token_num"]
+    return int(model["n_layer"] * block + rows * dim)

@@ -7,8 +7,6 @@ order of the raw weights; nothing in the file is run.
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.checkpoints import load_weights
+from fewstep.checkpoints import load_weights, read_foreign
 from fewstep.errors import UserError
 from fewstep.seqrf.model import NCSNpp
 
@@ -193,34 +191,7 @@ the learning rate, spelled as numpy 1 or numpy 2 does."""
 def _load(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError("file not found", where=str(path), expected=_EXPECTED)
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError),
-        *(AttributeError, pickle.UnpicklingError),
-    ) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(content, Mapping):
-        raise _misfit(f"holds a {type(content).__name__}", str(path))
-    return content
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if asked:
-        return UserError(
-            f"refused: reading it would use {asked[1]}, which weights do not need",
-            where=str(path),
-            expected=_EXPECTED,
-            do="get the file from its publisher",
-        )
-    return UserError(
-        f"cannot be read ({type(error).__name__})",
-        where=str(path),
-        expected=_EXPECTED,
-        do=_AGAIN,
-    )
+    return read_foreign(path, _EXPECTED, _ALLOWED)
 
 
 def _part(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

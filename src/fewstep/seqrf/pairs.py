@@ -9,7 +9,6 @@ shards, `collect` lists them in a manifest, `open_pairs` opens them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,9 @@ from fewstep.seqrf.pair_plan import METADATA_KEY, PairPlan, schema
 from fewstep.shards import (
     UNREADABLE,
     broken,
-    check_coverage,
     check_size,
+    list_shards,
     map_arrow,
-    read_records,
     view,
 )
 
@@ -54,31 +52,19 @@ def collect(
         UserError: for records of different origin or plan, for pairs that are missing
             or there twice, and for a file that is missing or has changed.
     """
-    read = read_records(records, ("origin", "plan", "shape"), str(out))
-    first = read[0][1]
-    if count is None:
-        count = max(int(record["first"]) + int(record["count"]) for _, record in read)
-    check_coverage(read, count, "pairs")
-    for path, record in read:
-        check_size(path.parent / record["file"], record, verify=True)
-    folder = Path(out).parent
-    counts = np.array([record["segment_counts"] for _, record in read])
-    means = np.array([record["segment_nfe"] for _, record in read])
+    same = ("origin", "plan", "shape")
+    read, shards, count = list_shards(records, out, same, count, "pairs")
+    first = read[0]
+    counts = np.array([record["segment_counts"] for record in read])
+    means = np.array([record["segment_nfe"] for record in read])
     total = counts.sum(axis=0)
-    keys = ("first", "count", "sha256", "bytes")
     manifest = {
         **{key: first[key] for key in ("origin", "shape", "solver")},
         "plan": {**first["plan"], "count": count},
         "count": count,
         "segment_counts": total.tolist(),
         "segment_nfe": ((counts * means).sum(axis=0) / np.maximum(total, 1)).tolist(),
-        "shards": [
-            {
-                "file": os.path.relpath(path.parent / record["file"], folder),
-                **{key: record[key] for key in keys},
-            }
-            for path, record in read
-        ],
+        "shards": shards,
     }
     files.write_json(out, manifest)
     return manifest
