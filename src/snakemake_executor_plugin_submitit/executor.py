@@ -1,0 +1,296 @@
+"""The executor: which jobs are submitted together, which have ended, what is said."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+from snakemake_executor_plugin_submitit import logs, notes, settings
+from snakemake_executor_plugin_submitit.backends import Batch, SubmissionError
+from snakemake_executor_plugin_submitit.checks import (
+    check_here,
+    make_backend,
+    refusals,
+)
+from snakemake_executor_plugin_submitit.notes import Note
+from snakemake_executor_plugin_submitit.request import (
+    Request,
+    RequestError,
+    request_of,
+)
+from snakemake_executor_plugin_submitit.site import read_site
+
+_SHOWN_REFUSALS = 10
+
+
+class Executor(RemoteExecutor):  # type: ignore[misc]
+    """Snakemake jobs through submitit."""
+
+    def __init__(self, workflow: Any, logger: Any) -> None:
+        self._settings = workflow.executor_settings
+        settings.check(self._settings)
+        problem = check_here(self._settings.cluster)
+        if problem:
+            raise WorkflowError(f"--executor submitit: {problem}")
+        site = self._settings.site
+        self._site = read_site(Path(site) if site else None)
+        self._root = Path(self._settings.folder).absolute()
+        self._notes = notes.Notes(Path(".snakemake/submitit").absolute())
+        self._live: dict[str, tuple[SubmittedJobInfo, Note]] = {}
+        self._open_marks: set[str] = set()
+        self._left: dict[str, Note] = {}
+        self._counts = {"jobs": 0, "submissions": 0}
+        fastest = workflow.remote_execution_settings.seconds_between_status_checks
+        latency = float(workflow.execution_settings.latency_wait)
+        self._backend = make_backend(self._settings, fastest, latency, self._say)
+        # This starts the thread that polls: everything it uses is there by now.
+        super().__init__(workflow, logger)
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense before anything is submitted; find what still runs."""
+        self._check_all()
+        mine = [n for n in self._notes.all().values() if n.cluster == self._cluster]
+        self._left = {note.key: note for note in self._backend.survivors(mine)}
+        for note in mine:
+            if note.key not in self._left:
+                self._notes.remove(note.key)
+        kept = [Path(p) for n in self._left.values() for p in (n.logs, n.folder)]
+        logs.clean(self._root, self._settings.keep_logs, kept)
+
+    @property
+    def _cluster(self) -> str:
+        return str(self._settings.cluster)
+
+    def _say(self, text: str) -> None:
+        # Polling begins in the parent's constructor, before it has set the logger.
+        logger = getattr(self, "logger", None)
+        if logger is not None:
+            logger.info(f"submitit: {text}")
+
+    # What jobs ask for ------------------------------------------------------------
+
+    def _request(self, job: Any) -> Request:
+        resources = {str(k): v for k, v in job.resources.items() if not _is_open(v)}
+        return request_of(
+            job.name, resources, job.threads, self._site, self._settings.accelerator
+        )
+
+    def _check_all(self) -> None:
+        """All jobs that will be submitted, as far as their resources are known now."""
+        found: list[str] = []
+        requests: dict[tuple[str, Request], None] = {}
+        for job in self.workflow.dag.needrun_jobs():
+            if job.is_local or _is_open(job.resources.get("runtime")):
+                continue
+            try:
+                requests[job.name, self._request(job)] = None
+            except RequestError as error:
+                found.append(str(error))
+        limits = self._backend.limits()
+        found = [*dict.fromkeys(found), *(refusals(requests, limits) if limits else [])]
+        if found:
+            more = len(found) - _SHOWN_REFUSALS
+            lines = found[:_SHOWN_REFUSALS] + ([f"and {more} more"] if more > 0 else [])
+            raise WorkflowError("\n".join(lines))
+
+    # Submission -------------------------------------------------------------------
+
+    def run_job(self, job: Any) -> None:
+        """Submit one job."""
+        self._submit_all([job])
+
+    def run_jobs(self, jobs: list[Any]) -> None:
+        """Submit all jobs that are ready now, equal ones as arrays."""
+        for job in jobs:
+            self.run_job_pre(job)
+        self._submit_all(jobs)
+
+    def _submit_all(self, jobs: list[Any]) -> None:
+        groups: dict[tuple[str, Request], list[Any]] = {}
+        for job in jobs:
+            try:
+                request = self._request(job)
+            except (RequestError, WorkflowError) as error:
+                self.report_job_error(SubmittedJobInfo(job), msg=f"{error}\n")
+                continue
+            taken, after = self._take_over(job)
+            if taken:
+                continue
+            if after:
+                waits = ("dependency", f"afterany:{after}")
+                request = _with_extra(request, waits)
+            groups.setdefault((job.name, request), []).append(job)
+        for (rule, request), members in groups.items():
+            for part in _parts(members, self._settings.array):
+                self._submit(rule, request, part)
+
+    def _submit(self, rule: str, request: Request, jobs: Sequence[Any]) -> None:
+        from snakemake_executor_plugin_submitit.job import NestedSnakemake
+
+        mark = f"submitit-{uuid.uuid4().hex[:12]}"
+        planned = [self._plan(rule, job, mark, i, jobs) for i, job in enumerate(jobs)]
+        calls = [
+            NestedSnakemake(
+                self.format_job_exec(job),
+                str(self.workflow.workdir_init),
+                note.logs,
+                grace=max(5.0, self._settings.warning - 10.0),
+                requeues=self._settings.requeues,
+            )
+            for job, note in zip(jobs, planned, strict=True)
+        ]
+        batch = Batch(rule, Path(planned[0].folder), request, calls, mark)
+        self._open_marks.add(mark)
+        try:
+            ids = self._backend.submit(batch)
+        except SubmissionError as error:
+            for job, note in zip(jobs, planned, strict=True):
+                self._notes.remove(note.key)
+                text = f"{self._cluster} did not take the job: {error}\n"
+                self.report_job_error(SubmittedJobInfo(job), msg=text)
+            self._open_marks.discard(mark)
+            return
+        self._counts["jobs"] += len(jobs)
+        self._counts["submissions"] += 1
+        for job, note, job_id in zip(jobs, planned, ids, strict=True):
+            self._register(job, replace(note, job_id=job_id))
+        self._open_marks.discard(mark)
+
+    def _plan(
+        self, rule: str, job: Any, mark: str, index: int, jobs: Sequence[Any]
+    ) -> Note:
+        """Folders and note of a job that is about to be submitted."""
+        key = notes.key_of(job)
+        words = [] if job.is_group() else [str(v) for v in job.wildcards]
+        folder = logs.job_folder(self._root, rule, words, key)
+        folder.mkdir(parents=True, exist_ok=True)
+        alone = len(jobs) == 1
+        shared = folder if alone else self._root / rule / f"array-{mark[9:]}"
+        shared.mkdir(parents=True, exist_ok=True)
+        number = None if alone else index
+        work = notes.work_of(job)
+        where = (str(shared), str(folder), mark, number)
+        note = Note(key, work, rule, self._cluster, *where)
+        self._notes.write(note)
+        return note
+
+    def _register(self, job: Any, note: Note, verb: str = "is") -> None:
+        self._notes.write(note)
+        job_id = str(note.job_id)
+        info = SubmittedJobInfo(job, external_jobid=job_id)
+        self._live[note.key] = (info, note)
+        end = "which an earlier run submitted" if verb == "goes on as" else ""
+        path = _relative(Path(note.logs) / f"{job_id}.log")
+        self._say(
+            f"job {job.jobid} ({note.rule}) {verb} {self._cluster} job {job_id}, "
+            f"{end or f'log {path}'}"
+        )
+        self.report_job_submission(info)
+
+    def _take_over(self, job: Any) -> tuple[bool, str]:
+        """Whether a job of an earlier run is this one; else the id to wait for."""
+        note = self._left.pop(notes.key_of(job), None)
+        if note is None:
+            return False, ""
+        wanted = self._settings.on_restart == "take-over"
+        if wanted and note.work == notes.work_of(job):
+            self._register(job, note, verb="goes on as")
+            return True, ""
+        why = "runs an older form of" if wanted else "belongs to an earlier run of"
+        self._say(f"{self._cluster} job {note.job_id} {why} {note.rule}: cancelled")
+        self._backend.cancel([str(note.job_id)])
+        return False, str(note.job_id) if self._cluster == "slurm" else ""
+
+    # States -----------------------------------------------------------------------
+
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Report those that have ended, yield the others."""
+        if not active_jobs:
+            return
+        known = {id(info): note for info, note in list(self._live.values())}
+        pairs = [(info, known[id(info)]) for info in active_jobs if id(info) in known]
+        ended = self._backend.check([note for _, note in pairs])
+        for info, note in pairs:
+            outcome = ended.get(str(note.job_id))
+            if outcome is None:
+                yield info
+                continue
+            self._live.pop(note.key, None)
+            self._notes.remove(note.key)
+            if outcome.ok:
+                self.report_job_success(info)
+            else:
+                self._report_failure(info, note, outcome.reason)
+
+    def _report_failure(self, info: SubmittedJobInfo, note: Note, why: str) -> None:
+        log = Path(note.logs) / f"{note.job_id}.log"
+        early = Path(note.folder) / f"{note.job_id}_0_log.err"
+        # Before the job's own log begins only submitit's tells what happened.
+        shown = next((p for p in (log, early) if logs.tail(p)), log)
+        lines = "".join(f"    {line}\n" for line in logs.tail(shown))
+        end = f", the end of {_relative(shown)}:\n{lines}" if lines else "\n"
+        text = f"{self._cluster} job {note.job_id} failed: {why}{end}"
+        self.report_job_error(info, msg=text, aux_logs=[str(_relative(shown))])
+
+    # The end ----------------------------------------------------------------------
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        """End what this run submitted or took over, and nothing else."""
+        # Not the list that is given: it is empty while states are being asked for.
+        mine = list(self._live.values())
+        ids = {str(note.job_id) for _, note in mine}
+        ids |= self._backend.marked(self._open_marks)
+        self._backend.cancel(ids)
+        for _, note in mine:
+            self._notes.remove(note.key)
+        self._live.clear()
+        if ids:
+            self._say(f"cancelled {len(ids)} {self._cluster} jobs")
+
+    def shutdown(self) -> None:
+        """Say what it took."""
+        super().shutdown()
+        if self._counts["jobs"]:
+            cost = self._backend.summary()
+            self._say(
+                "{jobs} jobs in {submissions} submissions".format(**self._counts)
+                + (f"; {cost}" if cost else "")
+            )
+            self._counts["jobs"] = 0
+        if self._left:
+            ids = " ".join(sorted(str(n.job_id) for n in self._left.values()))
+            self._say(f"jobs of an earlier run that nobody asked for now run on: {ids}")
+            self._left = {}
+
+    def get_python_executable(self) -> str:
+        """This Python: the environment lies on the shared file system."""
+        return sys.executable
+
+
+def _is_open(value: Any) -> bool:
+    """Whether a resource depends on files that are not there yet."""
+    return type(value).__name__ == "TBDString"
+
+
+def _with_extra(request: Request, option: tuple[str, str]) -> Request:
+    return replace(request, extra=(*request.extra, option))
+
+
+def _parts(jobs: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(jobs), size):
+        yield jobs[start : start + size]
+
+
+def _relative(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

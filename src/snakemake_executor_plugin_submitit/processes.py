@@ -1,0 +1,120 @@
+"""The processes below this one: who catches a signal, and their end (Linux)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+
+def adopt_orphans() -> None:
+    """Processes whose parent ends become ours, so that none is lost from sight."""
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """In a child before exec: be killed when the parent is."""
+    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
+def descendants(root: int | None = None) -> list[int]:
+    """Living processes below `root` (this one), parents before their children."""
+    children: dict[int, list[int]] = {}
+    dead = set()
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            # The name in parentheses may hold anything; fields follow it.
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(folder.name))
+        if fields[0] == "Z":
+            dead.add(int(folder.name))
+    found, todo = [], [root or os.getpid()]
+    while todo:
+        below = children.get(todo.pop(0), [])
+        todo += below
+        found += [pid for pid in below if pid not in dead]
+    return found
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def send(pids: list[int], number: int) -> None:
+    """Signal processes; those that are gone are no error."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def command_line(pid: int) -> list[str]:
+    """The arguments that a process was started with."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return text.decode(errors="replace").rstrip("\0").split("\0")
+
+
+def let_save(
+    number: int,
+    grace: float,
+    *,
+    spare: Callable[[int], bool] | None = None,
+    waiting: Callable[[list[int]], None] | None = None,
+) -> None:
+    """Signal everything below, wait for those that catch it, end the rest.
+
+    A program that has no handler has nothing to save: nobody waits for it.
+
+    Args:
+        number: the signal.
+        grace: seconds after which nobody is waited for any more.
+        spare: processes for which this is False are killed at once, before the
+            signal, such as one that would take its child's end for a failure.
+        waiting: told who is waited for.
+    """
+    if spare is not None:
+        send([pid for pid in descendants() if not spare(pid)], signal.SIGKILL)
+    below = descendants()
+    saving = [pid for pid in below if catches(pid, number)]
+    send(below, number)
+    if waiting is not None:
+        waiting(saving)
+    end = time.monotonic() + grace
+    while time.monotonic() < end:
+        alive = set(descendants())
+        if not any(pid in alive for pid in saving):
+            break
+        time.sleep(0.05)
+    if saving:
+        time.sleep(0.2)  # the last lines are still on their way through a pipe
+    kill_all()
+
+
+def kill_all(patience: float = 5.0) -> None:
+    """SIGKILL to everything below, until nothing is left."""
+    end = time.monotonic() + patience
+    while (below := descendants()) and time.monotonic() < end:
+        send(below, signal.SIGKILL)
+        time.sleep(0.02)
