@@ -44,9 +44,29 @@ rule extractor:
         " --out {output} 2>&1 | tee {log}"
 
 
+localrules:
+    inception,
+
+
+# Here, where there is a network: the jobs find the weights in torch's cache.
+rule inception:
+    output:
+        "results/extractors/{name}.json",
+    log:
+        "logs/extractors/{name}.log",
+    wildcard_constraints:
+        name=one_of(fetched_extractors()),
+    retries: 2
+    message:
+        "fetch the weights of {wildcards.name}"
+    shell:
+        "python -m fewstep fetch-inception --out {output} 2>&1 | tee {log}"
+
+
+# All that scores on a reference has it as an input, so it alone asks for the network.
 rule reference:
     input:
-        extractor=lambda w: GRAPH.extractor_inputs(w.name),
+        extractor=lambda w: extractor_files(w.name),
         source=lambda w: GRAPH.reference_inputs(w.name),
     output:
         statistics="results/references/{name}.npz",
@@ -57,7 +77,7 @@ rule reference:
     resources:
         runtime=720,
         mem_mb=8000,
-        gpu=1,
+        gpu=lambda w: reference_gpus(w.name),
     params:
         spec=lambda w: as_json(GRAPH.config.references[w.name].resolved()),
         extractor=lambda w: as_json(GRAPH.extractor(w.name)),

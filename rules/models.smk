@@ -24,6 +24,10 @@ rule export_model:
         " --command {params.command:q} 2>&1 | tee {log}"
 
 
+localrules:
+    training_chart,
+
+
 rule training_chart:
     input:
         "results/{experiment}/training.parquet",
@@ -31,9 +35,6 @@ rule training_chart:
         "results/{experiment}/training.png",
     log:
         "logs/{experiment}/training-chart.log",
-    resources:
-        runtime=10,
-        mem_mb=4000,
     params:
         code=code("stages.pictures", "plots"),
     message:

@@ -18,7 +18,8 @@ rule par_train_tokenizer:
     threads: ALL_CORES
     resources:
         runtime=1440,
-        mem_mb=32000,
+        # Every process holds the whole model once before it is on its GPU.
+        mem_mb=lambda w: 24_000 + 8_000 * GRAPH.tokenizer_gpus(w.name),
         gpu=lambda w: GRAPH.tokenizer_gpus(w.name),
         # No profile limits it, as one may limit `gpu`.
         processes=lambda w: GRAPH.tokenizer_gpus(w.name),
@@ -175,8 +176,9 @@ rule par_collect_codes:
     wildcard_constraints:
         name=one_of(GRAPH.codes_of(released=False)),
     resources:
-        runtime=10,
-        mem_mb=2000,
+        # Every shard is read and hashed: 30 GB of ImageNet.
+        runtime=60,
+        mem_mb=4000,
     params:
         spec=lambda w: as_json(GRAPH.code_spec(w.name)),
         folder="results/codes/{name}",

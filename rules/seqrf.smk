@@ -111,8 +111,9 @@ rule seqrf_collect:
     log:
         "logs/pairs/{name}/collect.log",
     resources:
-        runtime=10,
-        mem_mb=2000,
+        # Every shard is read and hashed: 79 GB of LSUN-Church.
+        runtime=120,
+        mem_mb=4000,
     params:
         folder="results/pairs/{name}",
         shards=lambda w, input: len(input),
@@ -141,7 +142,8 @@ rule seqrf_train:
     threads: ALL_CORES
     resources:
         runtime=1440,
-        mem_mb=32000,
+        # Every process holds the whole model once before it is on its GPU.
+        mem_mb=lambda w: 24_000 + 8_000 * GRAPH.gpus(w.experiment),
         gpu=lambda w: GRAPH.gpus(w.experiment),
         # No profile limits it, as one may limit `gpu`.
         processes=lambda w: GRAPH.gpus(w.experiment),
@@ -162,6 +164,7 @@ rule seqrf_train:
 
 localrules:
     seqrf_plan,
+    seqrf_trajectory_chart,
     seqrf_solvers,
 
 
@@ -214,9 +217,6 @@ rule seqrf_trajectory_chart:
         "logs/{experiment}/trajectory-chart.log",
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("seqrf")),
-    resources:
-        runtime=10,
-        mem_mb=4000,
     params:
         code=code("stages.pictures", "plots"),
     message:

@@ -15,7 +15,8 @@ rule tarflow_train:
     threads: ALL_CORES
     resources:
         runtime=1440,
-        mem_mb=32000,
+        # Every process holds the whole model once before it is on its GPU.
+        mem_mb=lambda w: 24_000 + 8_000 * GRAPH.gpus(w.experiment),
         gpu=lambda w: GRAPH.gpus(w.experiment),
         # No profile limits it, as one may limit `gpu`.
         processes=lambda w: GRAPH.gpus(w.experiment),
@@ -84,6 +85,11 @@ rule tarflow_rank:
         " --blocks {output.blocks} --profile {output.profile} 2>&1 | tee {log}"
 
 
+localrules:
+    tarflow_strategy,
+    tarflow_rank_charts,
+
+
 rule tarflow_strategy:
     input:
         lambda w: GRAPH.strategy_inputs(w.cell),
@@ -93,9 +99,6 @@ rule tarflow_strategy:
         "logs/{cell}/strategy.log",
     wildcard_constraints:
         cell=one_of(GRAPH.plans(searched=False)),
-    resources:
-        runtime=10,
-        mem_mb=1000,
     params:
         spec=lambda w: as_json(GRAPH.strategy(w.cell)),
         rank=lambda w, input: f"--rank {input[0]}" if input else "",
@@ -169,9 +172,6 @@ rule tarflow_rank_charts:
         "logs/{experiment}/charts.log",
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("tarflow")),
-    resources:
-        runtime=10,
-        mem_mb=4000,
     params:
         code=code("stages.pictures", "plots"),
     message:

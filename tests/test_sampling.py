@@ -20,6 +20,7 @@ from torch import Tensor
 from fewstep import files, noise, sampling
 from fewstep.errors import UserError
 from fewstep.images import resize_bicubic, to_uint8
+from fewstep.processes import PreemptedError
 from fewstep.sampling import Draw, SampleOptions, draw_samples, read_images
 
 OPTIONS = SampleOptions(seed=3, start=0, stop=10, batch=4, shard=3, num_classes=5)
@@ -148,6 +149,90 @@ def test_kill_9_and_again_gives_the_same_bytes(tmp_path: Path) -> None:
     sampler = Painter()
     resumed = draw(tmp_path / "samples.json", sampler=sampler)
     assert sampler.drawn == 4
+    assert np.array_equal(resumed, draw(tmp_path / "other" / "samples.json"))
+
+
+class Told(Painter):
+    """A sampler whose process gets a signal while it draws the sample `when`."""
+
+    def __init__(self, when: int, number: int = signal.SIGUSR2) -> None:
+        super().__init__()
+        self.when, self.number = when, number
+
+    def draw(self, inputs: tuple[list[int], Tensor, int]) -> Draw:
+        if self.when in inputs[0]:
+            os.kill(os.getpid(), self.number)
+        return super().draw(inputs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_stop_finishes_the_shard_in_flight(tmp_path: Path, number: int) -> None:
+    """What is drawn is kept, and the resumed job draws the rest to the same bytes."""
+    path = tmp_path / "samples.json"
+    with pytest.raises(PreemptedError, match=r"^stopped after shard 2 of 4$"):
+        draw(path, sampler=Told(4, number))
+    assert not path.exists()
+    assert sorted(p.name for p in tmp_path.glob("*/*.json")) == [
+        "0000000.json",
+        "0000003.json",
+    ]
+    sampler = Painter()
+    resumed = draw(path, sampler=sampler)
+    assert sampler.drawn == 4
+    assert np.array_equal(resumed, draw(tmp_path / "other" / "samples.json"))
+
+
+def test_a_stop_with_nothing_left_to_draw_is_the_end(tmp_path: Path) -> None:
+    """In the last shard that is missing, the job finishes as if it had not come."""
+    path = tmp_path / "samples.json"
+    expected = draw(path, sampler=Told(9))
+    path.unlink()
+    second = next(tmp_path.glob("*/0000003.json"))
+    second.unlink()
+    assert np.array_equal(draw(path, sampler=Told(3)), expected)
+
+
+STOPPED = """
+import sys, time
+from pathlib import Path
+from fewstep import cli
+from fewstep.sampling import draw_samples
+from tests.test_sampling import OPTIONS, Painter
+
+class Slow(Painter):
+    def draw(self, inputs):
+        if self.drawn == 3:
+            print("ready", flush=True)
+            time.sleep(0.5)
+        return super().draw(inputs)
+
+def sample(**_):
+    draw_samples(Slow(), OPTIONS, Path(sys.argv[1]) / "samples.json", key="k" * 64)
+
+cli.app = sample
+cli.main()
+"""
+
+
+def test_a_process_that_is_told_to_stop_asks_to_be_run_again(tmp_path: Path) -> None:
+    """Exit status 75 and one line; run again, the shards have the undisturbed bits."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=str(Path(__file__).parents[1]),
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGUSR2)
+    _, printed = child.communicate()
+    assert child.returncode == 75, printed
+    assert printed.splitlines()[-1] == (
+        "fewstep: stopped after shard 2 of 4; the same command goes on"
+    )
+    assert len(list(tmp_path.glob("*/*.npy"))) == 2
+    resumed = draw(tmp_path / "samples.json")
     assert np.array_equal(resumed, draw(tmp_path / "other" / "samples.json"))
 
 

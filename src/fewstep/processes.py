@@ -1,4 +1,4 @@
-"""The processes of one training run: their group, what they agree on, their end."""
+"""The processes of one job: their group, what they agree on, their end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from torch import Tensor
 
 # While the first process scores a snapshot, the others wait in the next step.
 _PATIENCE = timedelta(hours=2)
+
+_LISTENING: list[dict[str, bool]] = []
+"""The flag of the stage that listens for signals, while there is one."""
+
+
+class PreemptedError(Exception):
+    """The job was told to stop; what it has is saved, and the same command goes on."""
 
 
 def join_group(device: torch.device) -> tuple[int, int]:
@@ -56,7 +63,14 @@ def mean_over_ranks(loss: Tensor) -> float:
 
 @contextmanager
 def stop_signal() -> Iterator[dict[str, bool]]:
-    """A flag that SIGTERM and SIGUSR2 (SLURM's warning) raise."""
+    """A flag that SIGTERM and SIGUSR2 (SLURM's warning) raise.
+
+    Inside another one it is that one's flag: a training learns of a signal that came
+    while it drew samples. Outside the main thread no signal raises a new one.
+    """
+    if _LISTENING:
+        yield _LISTENING[0]
+        return
     stop = {"now": False}
 
     def handler(*_: Any) -> None:
@@ -67,9 +81,13 @@ def stop_signal() -> Iterator[dict[str, bool]]:
         for number in (signal.SIGTERM, signal.SIGUSR2):
             previous[number] = signal.signal(number, handler)
     except ValueError:  # not the main thread, e.g. in a notebook's worker
-        previous.clear()
+        yield stop
+        return
+    _LISTENING.append(stop)
     try:
         yield stop
     finally:
+        _LISTENING.clear()
         for number, old in previous.items():
-            signal.signal(number, old)
+            # None: a handler that Python does not know, which it cannot give back.
+            signal.signal(number, signal.SIG_DFL if old is None else old)

@@ -22,6 +22,7 @@ from torch import Tensor
 from fewstep import files, noise
 from fewstep.errors import UserError
 from fewstep.images import Rounding, resize_bicubic, to_uint8
+from fewstep.processes import PreemptedError, stop_signal
 from fewstep.progress import Progress
 from fewstep.provenance import peak_memory_mb, reset_peak_memory
 
@@ -265,8 +266,9 @@ def draw_samples(
 ) -> SampleManifest:
     """Draw all shards into a folder beside the manifest, which is written last.
 
-    A shard that is there whole is kept: a killed job goes on after it. Shards of
-    another key (changed checkpoint, plan, options or code) are removed at the end.
+    A shard that is there whole is kept: a killed job goes on after it. One that is told
+    to stop finishes the shard in flight first. Shards of another key (changed
+    checkpoint, plan, options or code) are removed at the end.
 
     Args:
         sampler: what draws.
@@ -275,23 +277,30 @@ def draw_samples(
         key: identity of the run, e.g. a hash of checkpoint, plan, options, code.
         extra: goes into the manifest.
         label: name on the progress line.
+
+    Raises:
+        PreemptedError: after SIGTERM or SIGUSR2, where shards are left to draw.
     """
     manifest_path = Path(manifest_path)
     folder = manifest_path.parent / f"{manifest_path.stem}-{key[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     progress = Progress(label, options.stop - options.start)
     shards, asked = [], vars(options).copy()
-    for start in range(options.start, options.stop, options.shard):
-        indices = list(range(start, min(start + options.shard, options.stop)))
-        record = folder / f"{start:07d}.json"
-        if _is_whole(record):
-            progress.first += len(indices)
-            progress.advance(len(indices))
-        else:
-            options = _write_shard(sampler, options, indices, record, progress)
-        shards.append(files.read_json(record))
-    manifest = SampleManifest(key, asked, shards, extra or {})
-    files.write_json(manifest_path, vars(manifest))
+    starts = range(options.start, options.stop, options.shard)
+    with stop_signal() as stop:
+        for number, start in enumerate(starts):
+            indices = list(range(start, min(start + options.shard, options.stop)))
+            record = folder / f"{start:07d}.json"
+            if _is_whole(record):
+                progress.first += len(indices)
+                progress.advance(len(indices))
+            elif stop["now"]:
+                raise PreemptedError(f"stopped after shard {number} of {len(starts)}")
+            else:
+                options = _write_shard(sampler, options, indices, record, progress)
+            shards.append(files.read_json(record))
+        manifest = SampleManifest(key, asked, shards, extra or {})
+        files.write_json(manifest_path, vars(manifest))
     for other in manifest_path.parent.glob(f"{manifest_path.stem}-*"):
         if other.is_dir() and other != folder:
             shutil.rmtree(other)

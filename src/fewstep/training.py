@@ -28,6 +28,7 @@ from fewstep.errors import UserError
 from fewstep.initial import InitialState, initial_average, set_moments
 from fewstep.optimizer import adamw
 from fewstep.processes import (
+    PreemptedError,
     any_rank,
     join_group,
     leave_group,
@@ -51,10 +52,6 @@ __all__ = [
 ]
 
 OnSnapshot = Callable[[int, dict[str, Tensor]], dict[str, float] | None]
-
-
-class PreemptedError(Exception):
-    """The job was told to stop; its checkpoint is saved."""
 
 
 class Objective(Protocol):
@@ -102,8 +99,8 @@ def train(
         on_snapshot: called every `snapshot_every` steps in the first process with the
             step and the weights to keep so far (copies on the CPU); the numbers that
             it returns go into that step's point of the curve. A run that is killed
-            meanwhile calls it again for the same step: calling it twice must do no
-            more than calling it once.
+            meanwhile, or that it ends with a PreemptedError, calls it again for the
+            same step: calling it twice must do no more than calling it once.
 
     Returns:
         the state dict to keep (averaged weights where the recipe has them; of a
@@ -183,13 +180,14 @@ def _loop(run: _Run, progress: Progress) -> None:
             _average(state.ema, run.model, ema_decay(state.step, options))
             state.step += 1
             state.seconds = time.monotonic() - run.began
-            last = state.step == options.steps
-            if last or _due(state.step, options.log_every) or _snapshot_due(run):
+            last, snapshot = state.step == options.steps, _snapshot_due(run)
+            if last or snapshot or _due(state.step, options.log_every):
                 _log(run, loss, norm)
             stopping = any_rank(stop["now"], run.world, run.device)
             if run.rank == 0:
                 progress.advance()
-            if last or stopping or _due(state.step, options.save_every):
+            # Before a snapshot too: a signal that comes in it may end the run there.
+            if last or stopping or snapshot or _due(state.step, options.save_every):
                 _save(run)
             if stopping and not last:
                 raise PreemptedError(

@@ -74,6 +74,9 @@ class Backend(Protocol):
     def limits(self) -> dict[str, int | None]:
         """Longest time limits in minutes by partition, "" is the default one."""
 
+    def requeues(self, wanted: int) -> int:
+        """Times that a job can go back into the queue here, of those that may."""
+
     def summary(self) -> str:
         """What it cost, for the closing line; "" for nothing to say."""
 
@@ -86,8 +89,8 @@ def read_result(folder: str, job_id: str) -> Ended | None:
     try:
         with open(path, "rb") as file:
             kind, value = pickle.load(file)
-    except (OSError, EOFError):
-        return None
+    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+        return None  # not there, or not whole yet
     if kind != "success":
         lines = str(value).strip().splitlines() or ["unknown"]
         return Ended(False, lines[-1])
@@ -96,12 +99,23 @@ def read_result(folder: str, job_id: str) -> Ended | None:
     return Ended(False, value.reason or f"exit status {value.status}")
 
 
-def auto_executor(batch: Batch, cluster: str, warning: int) -> Any:
-    """The AutoExecutor of a batch."""
+def auto_executor(
+    batch: Batch, cluster: str, warning: int, python: str | None = None
+) -> Any:
+    """The AutoExecutor of a batch.
+
+    Args:
+        batch: what will be submitted.
+        cluster: "slurm", "local" or "debug".
+        warning: of the settings.
+        python: shell words that start Python on the node; None: this one.
+    """
     import submitit
 
-    limits = {f"{c}_max_num_timeout": _NO_LIMIT for c in ("slurm", "local")}
-    executor = submitit.AutoExecutor(batch.folder, cluster=cluster, **limits)
+    options = {f"{c}_max_num_timeout": _NO_LIMIT for c in ("slurm", "local")}
+    executor = submitit.AutoExecutor(
+        batch.folder, cluster=cluster, slurm_python=python, **options
+    )
     executor.update_parameters(
         name=batch.rule,
         **batch.request.parameters(warning),

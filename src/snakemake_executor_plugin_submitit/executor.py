@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,14 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def __init__(self, workflow: Any, logger: Any) -> None:
         self._settings = workflow.executor_settings
-        settings.check(self._settings)
-        problem = check_here(self._settings.cluster)
-        if problem:
-            raise WorkflowError(f"--executor submitit: {problem}")
-        site = self._settings.site
-        self._site = read_site(Path(site) if site else None)
+        self.logger = logger
+        with self._one_line():
+            settings.check(self._settings)
+            problem = check_here(self._settings.cluster)
+            if problem:
+                raise WorkflowError(f"--executor submitit: {problem}")
+            site = self._settings.site
+            self._site = read_site(Path(site) if site else None)
         self._root = Path(self._settings.folder).absolute()
         self._notes = notes.Notes(Path(".snakemake/submitit").absolute())
         self._live: dict[str, tuple[SubmittedJobInfo, Note]] = {}
@@ -56,7 +59,8 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         """Refuse nonsense before anything is submitted; find what still runs."""
-        self._check_all()
+        with self._one_line():
+            self._check_all()
         mine = [n for n in self._notes.all().values() if n.cluster == self._cluster]
         self._left = {note.key: note for note in self._backend.survivors(mine)}
         for note in mine:
@@ -70,10 +74,16 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         return str(self._settings.cluster)
 
     def _say(self, text: str) -> None:
-        # Polling begins in the parent's constructor, before it has set the logger.
-        logger = getattr(self, "logger", None)
-        if logger is not None:
-            logger.info(f"submitit: {text}")
+        self.logger.info(f"submitit: {text}")
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """A user's mistake is its line, without Snakemake's report of an exception."""
+        try:
+            yield
+        except WorkflowError as error:
+            self.logger.error(str(error))
+            raise SystemExit(1) from None
 
     # What jobs ask for ------------------------------------------------------------
 
@@ -136,14 +146,20 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         from snakemake_executor_plugin_submitit.job import NestedSnakemake
 
         mark = f"submitit-{uuid.uuid4().hex[:12]}"
-        planned = [self._plan(rule, job, mark, i, jobs) for i, job in enumerate(jobs)]
+        try:
+            planned = [
+                self._plan(rule, job, mark, i, jobs) for i, job in enumerate(jobs)
+            ]
+        except OSError as error:
+            self._refuse(jobs, f"{error.filename}: {error.strerror}")
+            return
         calls = [
             NestedSnakemake(
                 self.format_job_exec(job),
                 str(self.workflow.workdir_init),
                 note.logs,
-                grace=max(5.0, self._settings.warning - 10.0),
-                requeues=self._settings.requeues,
+                grace=max(5.0, request.notice(self._settings.warning) - 10.0),
+                requeues=self._backend.requeues(self._settings.requeues),
             )
             for job, note in zip(jobs, planned, strict=True)
         ]
@@ -152,10 +168,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         try:
             ids = self._backend.submit(batch)
         except SubmissionError as error:
-            for job, note in zip(jobs, planned, strict=True):
+            for note in planned:
                 self._notes.remove(note.key)
-                text = f"{self._cluster} did not take the job: {error}\n"
-                self.report_job_error(SubmittedJobInfo(job), msg=text)
+            self._refuse(jobs, f"{self._cluster} did not take the job: {error}")
             self._open_marks.discard(mark)
             return
         self._counts["jobs"] += len(jobs)
@@ -163,6 +178,10 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         for job, note, job_id in zip(jobs, planned, ids, strict=True):
             self._register(job, replace(note, job_id=job_id))
         self._open_marks.discard(mark)
+
+    def _refuse(self, jobs: Sequence[Any], why: str) -> None:
+        for job in jobs:
+            self.report_job_error(SubmittedJobInfo(job), msg=f"{why}\n")
 
     def _plan(
         self, rule: str, job: Any, mark: str, index: int, jobs: Sequence[Any]

@@ -60,7 +60,8 @@ class LocalBackend:
             executor = auto_executor(batch, "local", self.warning)
             # AutoExecutor has no words for these two.
             inner = executor._executor.parameters
-            inner.update(signal_delay_s=self.warning, gpus_per_node=len(gpus))
+            notice = batch.request.notice(self.warning)
+            inner.update(signal_delay_s=notice, gpus_per_node=len(gpus))
             inner.update(visible_gpus=gpus)
             self._started[name] = executor.submit(batch.calls[0]).job_id
             del self._waiting[name]
@@ -103,6 +104,10 @@ class LocalBackend:
     def limits(self) -> dict[str, int | None]:
         """No partitions."""
         return {}
+
+    def requeues(self, wanted: int) -> int:
+        """submitit's local cluster starts a job six times at most."""
+        return min(wanted, 5)
 
     def summary(self) -> str:
         """Nothing to say."""
@@ -150,6 +155,10 @@ class DebugBackend:
     def limits(self) -> dict[str, int | None]:
         """No partitions."""
         return {}
+
+    def requeues(self, wanted: int) -> int:
+        """submitit's local cluster starts a job six times at most."""
+        return min(wanted, 5)
 
     def summary(self) -> str:
         """Nothing to say."""

@@ -91,7 +91,7 @@ class NestedSnakemake:
         try:
             status = self._run(environment, starts)
         except _TerminatedError:
-            self._leave(environment)
+            return self._leave(environment, starts)
         except UncompletedJobError as error:
             return Outcome(None, str(error), starts)
         except subprocess.SubprocessError:
@@ -128,6 +128,9 @@ class NestedSnakemake:
         if main:  # the debug cluster runs in the submitting process
             processes.adopt_orphans()
             signal.signal(signal.SIGTERM, self._terminated)
+            # Held back while Python started (slurm.patient_python).
+            held = {signal.SIGUSR2, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
         kept = {k: v for k, v in os.environ.items() if k not in _DROPPED}
         path = Path(self.logs) / f"{environment.job_id}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,16 +170,19 @@ class NestedSnakemake:
             number, self.grace, spare=_is_no_snakemake, waiting=_say_who_saves
         )
 
-    def _leave(self, environment: JobEnvironment) -> NoReturn:
-        """End without a result; back into the queue unless SLURM sees to that."""
+    def _leave(self, environment: JobEnvironment, starts: int) -> Outcome:
+        """End without a result; back into the queue unless SLURM sees to that.
+
+        Returns:
+            the outcome of a job that may not go back once more.
+        """
         _ignore_further_signals()
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
             time.sleep(_SETTLE)
             if _own_state(environment.job_id) == "RUNNING":
-                if self._starts() > self.requeues:
-                    print(self._limit(self._starts() + 1), file=sys.stderr)
-                else:
-                    _requeue_until_done(environment)
+                if starts > self.requeues:
+                    return Outcome(None, self._limit(starts + 1), starts)
+                _requeue_until_done(environment)
         sys.stdout.flush()
         os._exit(128 + signal.SIGTERM)
 

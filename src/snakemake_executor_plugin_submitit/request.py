@@ -112,11 +112,19 @@ class Request:
         """GPUs of each node."""
         return int(self.gpus.rpartition(":")[2]) if self.gpus else 0
 
+    def notice(self, warning: int) -> int:
+        """Seconds between SLURM's signal and the time limit.
+
+        A third of a short limit at most: a job must get somewhere before it is told to
+        leave, or it would be requeued for ever.
+        """
+        return min(warning, self.minutes * 20)
+
     def parameters(self, warning: int) -> dict[str, Any]:
         """Keyword arguments of `AutoExecutor.update_parameters`.
 
         Args:
-            warning: seconds between SLURM's signal and the time limit.
+            warning: as the user has set it (`notice`).
         """
         cpus = f"--cpus-per-task={self.cpus}"
         further: dict[str, str | bool] = {"requeue": True, **dict(self.extra)}
@@ -132,7 +140,7 @@ class Request:
             "gres": self.gres,
             "mem": None if self.mem_mb is None else f"{self.mem_mb}M",
             "mem_per_cpu": self.mem_mb_per_cpu and f"{self.mem_mb_per_cpu}M",
-            "signal_delay_s": warning,
+            "signal_delay_s": self.notice(warning),
             "setup": list(self.setup) or None,
             # Since 22.05 srun does not take it over from sbatch.
             "srun_args": [cpus],
@@ -170,17 +178,15 @@ def request_of(
     asked = _Asked(rule, resources)
     asked.refuse_foreign_names()
     extra = _extra(asked, asked.text("slurm_extra"))
-    wants = _accelerator(asked, accelerator, extra)
-    site_values = site.values(accelerator if wants else "cpu")
+    needed, count = _accelerator(asked, accelerator, extra)
+    site_values = site.values(accelerator if needed else "cpu")
     extra = {**_extra(asked, site_values.get("slurm_extra")), **extra}
-    if accelerator == "gpu" and wants and not asked.given("gpus_per_node", "gres"):
+    if count and asked.given("gpu"):
         model = asked.text("gpu_model") or site_values.get("gpu_model")
-        wants = f"{model}:{wants}" if model else wants
-    gres = asked.text("gres")
-    if wants and accelerator != "gpu":
-        wants, gres = None, f"{accelerator}:{wants}"
-    elif gres:
-        wants = None
+        count = f"{model}:{count}" if model else count
+    gpus, gres = count, asked.text("gres")
+    if count and accelerator != "gpu":
+        gpus, gres = None, ",".join(filter(None, (gres, f"{accelerator}:{count}")))
 
     def either(key: str) -> str | None:
         own = asked.text(f"slurm_{key}", key)
@@ -189,13 +195,13 @@ def request_of(
     nodes = asked.number("nodes", default=1)
     memory, memory_per_cpu = _memory(asked)
     return Request(
-        minutes=asked.minutes(),
+        minutes=min(asked.minutes(), int(site_values.get("max_runtime") or YEAR)),
         cpus=asked.number("cpus_per_task", default=max(1, threads)),
         nodes=nodes,
         tasks_per_node=_tasks(asked, nodes),
         mem_mb=memory,
         mem_mb_per_cpu=memory_per_cpu,
-        gpus=wants,
+        gpus=gpus,
         gres=gres,
         partition=either("partition"),
         account=either("account"),
@@ -284,8 +290,11 @@ def _memory(asked: _Asked) -> tuple[int | None, int | None]:
 
 def _accelerator(
     asked: _Asked, accelerator: str, extra: Mapping[str, str | bool]
-) -> str | None:
-    """What is asked of it for each node, "2" or "a100:2"."""
+) -> tuple[bool, str | None]:
+    """Whether it is asked for, and for each node "2" or "a100:2".
+
+    None: not at all, or in other words, which go to sbatch as they are.
+    """
     ways = [k for k in ("gpu", "gpus_per_node") if asked.given(k)]
     gres = asked.text("gres") or ""
     if gres and any(p.split(":")[0] == accelerator for p in gres.split(",")):
@@ -299,16 +308,14 @@ def _accelerator(
         )
     if asked.given("gpu_model") and ways != ["gpu"]:
         raise asked.error("gpu_model", "needs gpu: N beside it, and no other way")
-    if not ways:
-        return None
     if ways == ["gpu"]:
-        return str(asked.number("gpu", default=1))
+        return True, str(asked.number("gpu", default=1))
     if ways == ["gpus_per_node"]:
         value = asked.text("gpus_per_node") or ""
         if not _GPUS.fullmatch(value):
             raise asked.error("gpus_per_node", f"expected 2 or a100:2, not {value!r}")
-        return value
-    return "1"  # said in gres or in slurm_extra: only the kind of job matters
+        return True, value
+    return bool(ways), None
 
 
 def _extra(asked: _Asked, text: str | None) -> dict[str, str | bool]:

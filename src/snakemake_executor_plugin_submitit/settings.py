@@ -1,6 +1,6 @@
 """What a user can set, on the command line as `--submitit-NAME` or in a profile."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
@@ -78,9 +78,20 @@ def check(settings: ExecutorSettings) -> None:
         if value is None or value < least:
             _refuse(name, f"a number of at least {least}", value)
     if not settings.accelerator or not settings.accelerator.replace("_", "").isalnum():
-        _refuse("accelerator", "gpu or the name of a generic resource", "")
+        expected = "gpu or the name of a generic resource"
+        _refuse("accelerator", expected, settings.accelerator)
 
 
 def _refuse(name: str, expected: str, value: object) -> None:
     option = "--submitit-" + name.replace("_", "-")
     raise WorkflowError(f"{option}: expected {expected}, not {value!r}")
+
+
+def table() -> str:
+    """The settings as lines of a Markdown table, for the plugin's README."""
+    lines = ["| setting | default | what |", "| --- | --- | --- |"]
+    for one in fields(ExecutorSettings):
+        name = one.name.replace("_", "-")
+        default = "none" if one.default is None else f"`{one.default}`"
+        lines.append(f"| `{name}` | {default} | {one.metadata['help']} |")
+    return "\n".join(lines)

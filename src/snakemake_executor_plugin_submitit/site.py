@@ -11,7 +11,10 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 
 REQUIRED = ("partition", "account")
-OPTIONAL = ("qos", "constraint", "exclude", "nodelist", "gpu_model", "slurm_extra")
+OPTIONAL = (
+    *("qos", "constraint", "exclude", "nodelist", "gpu_model", "slurm_extra"),
+    "max_runtime",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,9 @@ def read_site(path: Path | None) -> Site:
     for name, section in sections.items():
         _check_section(path, str(name), section)
     clean = {
-        str(name): {k: None if v is None else str(v) for k, v in section.items()}
+        str(name): {
+            k: str(v) if v not in {None, ""} else None for k, v in section.items()
+        }
         for name, section in sections.items()
     }
     return Site(path, clean, _setup(path, value.get("setup")))
@@ -107,6 +112,10 @@ def _check_section(path: Path, name: str, section: Any) -> None:
             raise WorkflowError(f"{path}: {name}.{key} is not known; {hint}")
         if isinstance(value, dict | list):
             raise WorkflowError(f"{path}: {name}.{key}: expected text or null")
+        if key == "max_runtime" and not (str(value).isdigit() and int(value) > 0):
+            raise WorkflowError(
+                f"{path}: {name}.max_runtime: expected whole minutes, not {value!r}"
+            )
 
 
 def _setup(path: Path, value: Any) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -43,6 +46,7 @@ class SlurmBackend:
         self._say = say
         self._ran: set[str] = set()
         self._held: set[str] = set()
+        self._python = patient_python()
         leave_outer_job()
 
     def submit(
@@ -64,7 +68,7 @@ class SlurmBackend:
         raise AssertionError("the waits have no end")
 
     def _sbatch(self, batch: Batch) -> list[str]:
-        executor = auto_executor(batch, "slurm", self.warning)
+        executor = auto_executor(batch, "slurm", self.warning, self._python)
         self.scheduler.calls["sbatch"] += 1
         if len(batch.calls) == 1:
             return [executor.submit(batch.calls[0]).job_id]
@@ -162,6 +166,10 @@ class SlurmBackend:
         self.cancel({j for j, s in alive.items() if s.comment in marks} - known)
         return found
 
+    def requeues(self, wanted: int) -> int:
+        """As many as wanted."""
+        return wanted
+
     def summary(self) -> str:
         """The calls by command."""
         names = ("sbatch", "squeue", "sacct", "scancel", "sinfo")
@@ -207,6 +215,20 @@ def _one_line(error: Exception) -> str:
     return "; ".join(line.removeprefix("sbatch: error:").strip() for line in told) or (
         " ".join(lines) or type(error).__name__
     )
+
+
+def patient_python() -> str | None:
+    """Words that start Python with the signals held back until it can answer them.
+
+    A job may be preempted in the second in which Python starts, and would die of it.
+    None where `env` is too old to know how (coreutils before 8.31).
+    """
+    words = ["env", "--block-signal=USR2,TERM"]
+    try:
+        done = subprocess.run([*words, "true"], capture_output=True, check=False)
+    except OSError:
+        return None
+    return None if done.returncode else shlex.join([*words, sys.executable])
 
 
 def leave_outer_job() -> None:

@@ -46,6 +46,7 @@ class Watch:
     _next: float = 0.0
     _pause: float = 0.0
     _away: float | None = None
+    _told: bool = False
 
     def look(self, ids: Collection[str]) -> dict[str, JobState]:
         """States of the jobs, asking if it is time to.
@@ -79,25 +80,41 @@ class Watch:
     def _ask(self, wanted: frozenset[str]) -> None:
         try:
             queue = self.scheduler.queue()
-            missing = wanted - queue.keys()
-            past = self.scheduler.past(missing) if missing else {}
         except SchedulerAwayError as error:
             self._not_answered(error)
             return
         self._answered()
+        past = self._past(wanted - queue.keys())
         for job in wanted:
-            state = queue.get(job) or past.get(job)
-            if state is None:
-                state = self._unknown(job)
-            else:
+            state = queue.get(job) or (past or {}).get(job)
+            if state is not None:
                 self._since.pop(_unseen(job), None)
+            elif past is not None:
+                state = self._unknown(job)
             if state is None:
                 continue
             before = self.states.get(job)
-            if before is None or before.state != state.state:
+            if before is None or (before.state, before.phase) != (
+                state.state,
+                state.phase,
+            ):
                 self._since[job] = self.clock()
             self.states[job] = state
         self._wait(quick=any(self._is_ending(job) for job in wanted))
+
+    def _past(self, missing: frozenset[str]) -> dict[str, JobState] | None:
+        """What accounting says; None while it does not answer, which proves nothing."""
+        if not missing:
+            return {}
+        try:
+            past = self.scheduler.past(missing)
+        except SchedulerAwayError as error:
+            if not self._told:
+                self.say(f"sacct does not answer ({error}); waiting")
+            self._told = True
+            return None
+        # What the accounts have as running and the controller does not know is lost.
+        return {job: state for job, state in past.items() if state.phase == "ended"}
 
     def _unknown(self, job: str) -> JobState | None:
         """A job that neither the controller nor accounting knows."""

@@ -22,6 +22,7 @@ from fewstep.images import to_model_range
 from fewstep.par.codes import open_codes
 from fewstep.par.tokenizer import VQModel
 from fewstep.par.views import make_views
+from fewstep.processes import PreemptedError
 from fewstep.stages import code_index, codes, import_codes
 from tests.par.code_world import everything, released, tiny_tokenizer
 from tests.specs import dataset_spec
@@ -367,3 +368,28 @@ def test_a_killed_import_goes_on(
         released_spec(), tmp_path, tmp_path / "y" / "codes.json"
     )
     assert open_codes(tmp_path / "x").sha256 == open_codes(tmp_path / "y").sha256
+
+
+def test_an_import_that_is_told_to_stop_keeps_its_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard in flight is finished, and run again the import goes on after it."""
+    released(tmp_path)
+    out, write = tmp_path / "x" / "codes.json", import_codes.write_codes
+    made: list[int] = []
+
+    def told(plan: Any, number: int, *args: Any, **options: Any) -> Any:
+        if not made:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        made.append(number)
+        return write(plan, number, *args, **options)
+
+    monkeypatch.setattr(import_codes, "write_codes", told)
+    with pytest.raises(PreemptedError, match="stopped after shard 1 of 3"):
+        import_codes.import_released(released_spec(), tmp_path, out)
+    assert not out.exists()
+    import_codes.import_released(released_spec(), tmp_path, out)
+    assert made == [0, 1, 2]
+    other = tmp_path / "y" / "codes.json"
+    import_codes.import_released(released_spec(), tmp_path, other)
+    assert open_codes(out).sha256 == open_codes(other).sha256

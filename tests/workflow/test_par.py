@@ -362,6 +362,7 @@ def test_a_published_cell_needs_its_files_alone(tmp_path: Path) -> None:
     assert jobs == {
         "asset": 4,  # PAR-XL-4x, LlamaGen-XL, VQ-16, statistics
         "evaluation": 1,
+        "inception": 1,
         "par_plan": 2,
         "par_prepare": 2,
         "par_prepare_tokenizer": 1,

@@ -17,27 +17,17 @@ pytestmark = pytest.mark.slow
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A checkout with nothing made yet."""
     project = copy_project(tmp_path_factory.mktemp("fresh"))
-    for name in ("local", "slurm"):
-        (project.folder / name).symlink_to(f"profiles/{name}")
+    (project.folder / "local").symlink_to("profiles/local")
     return project
 
 
-def test_profile_links_are_committed() -> None:
-    """`--profile slurm` and `--profile local` resolve from the root as typed."""
-    for name in ("local", "slurm"):
-        assert (ROOT / name).is_symlink()
-        assert (ROOT / name / "profile.yaml").is_file()
-    assert not (ROOT / "profiles/default").exists()
-
-
-@pytest.mark.parametrize("profile", ["local", "slurm"])
-def test_every_target_passes_a_dry_run(fresh: Project, profile: str) -> None:
+def test_every_target_passes_a_dry_run(fresh: Project) -> None:
     """Each named target and each evaluation of the configuration has a plan."""
     graph = Graph(ROOT)
     cells = graph.evaluations(graph.cells())
     systems = ["tarflow", "seqrf", "par"]
     named = ["all", "extract", "train", "demo", "demo_scratch", "tables", "report"]
-    done = fresh.snakemake("--profile", profile, "-n", *systems, *named, *cells)
+    done = fresh.snakemake("--profile", "local", "-n", *systems, *named, *cells)
     assert done.returncode == 0, done.stderr
     # Snakemake prints its table of jobs before and after the plan.
     counts = set(re.findall(r"^evaluation +(\d+)$", done.stdout + done.stderr, re.M))
@@ -52,13 +42,6 @@ def test_a_profile_s_limit_leaves_a_training_its_gpus(fresh: Project) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert " --gpus 8 " in done.stdout
-
-
-def test_slurm_profile_starts_nothing_yet(fresh: Project) -> None:
-    """Until the executor exists, the slurm profile only shows what would run."""
-    done = fresh.snakemake("--profile", "slurm", "results/afhq_gsj_fid.json")
-    assert done.returncode == 0, done.stderr
-    assert not (fresh.folder / "results").exists()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,16 @@ def fetch(spec: Spec, out: Out) -> None:
 
 
 @app.command()
+def fetch_inception(out: Out) -> None:
+    """Put Inception's weights into torch's cache, where they are not there yet."""
+    from fewstep import files
+    from fewstep.extractors import INCEPTION, load_extractor
+
+    found = load_extractor(INCEPTION)
+    files.write_json(out, {"kind": INCEPTION, "weights_sha256": found.weights_sha256})
+
+
+@app.command()
 def extractor(spec: Spec, dataset: Folder, out: Out) -> None:
     """Train the classifier that scores a dataset's images."""
     from fewstep.stages.extractor import build

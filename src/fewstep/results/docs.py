@@ -132,6 +132,10 @@ FILES: tuple[tuple[str, str], ...] = (
         "a feature extractor that the workflow trained",
     ),
     (
+        "results/extractors/{name}.json",
+        "of one that is fetched: the hash of its weights, which lie in torch's cache",
+    ),
+    (
         "results/assets/{name}.json",
         "where a downloaded or hand-placed file lies, with its hash",
     ),

@@ -17,6 +17,7 @@ from fewstep.par.code_sources import read_ahead
 from fewstep.par.code_store import write_codes
 from fewstep.par.codes import collect
 from fewstep.par.released_codes import CODEBOOK_SIZE, open_released
+from fewstep.processes import PreemptedError, stop_signal
 from fewstep.progress import Progress
 
 _AHEAD = 64
@@ -28,7 +29,8 @@ def import_released(
 ) -> None:
     """Pack a released folder of `.npy` files into shards and a manifest.
 
-    Shards that are there already are kept, so a killed import goes on.
+    Shards that are there already are kept, so a killed import goes on; one that is told
+    to stop finishes the shard in flight first.
 
     Args:
         spec: resolved codes: name, shard_size, count (None: all that there are),
@@ -41,6 +43,7 @@ def import_released(
     Raises:
         UserError: for files that are missing, damaged, or with codes or labels out of
             range.
+        PreemptedError: after SIGTERM or SIGUSR2, where shards are left to pack.
     """
     size = spec["tokenizer"]["model"].get("codebook_size", CODEBOOK_SIZE)
     known = spec.get("dataset", {}).get("num_classes")
@@ -55,13 +58,17 @@ def import_released(
     }
     paths = [out.parent / f"shard-{n:05d}.arrow" for n in range(plan.shards)]
     progress = Progress(f"import {spec['name']}", len(data))
-    for number, path in enumerate(paths):
-        indices = plan.indices(number)
-        if not _is_made(path, plan, number, origin):
-            with closing(read_ahead(data.image, indices, _AHEAD)) as images:
-                codes, classed = zip(*images, strict=True)
-            write_codes(plan, number, path, np.stack(codes), classed, origin=origin)
-        progress.advance(len(indices))
+    with stop_signal() as stop:
+        for number, path in enumerate(paths):
+            indices = plan.indices(number)
+            if not _is_made(path, plan, number, origin):
+                if stop["now"]:
+                    done = f"stopped after shard {number} of {plan.shards}"
+                    raise PreemptedError(done)
+                with closing(read_ahead(data.image, indices, _AHEAD)) as images:
+                    codes, classed = zip(*images, strict=True)
+                write_codes(plan, number, path, np.stack(codes), classed, origin=origin)
+            progress.advance(len(indices))
     collect([path.with_suffix(".json") for path in paths], out, len(data))
 
 
