@@ -62,8 +62,8 @@ class Backend(Protocol):
     def check(self, notes: Sequence[Note]) -> dict[str, Ended]:
         """Those of the jobs that have ended, by id."""
 
-    def cancel(self, ids: Iterable[str]) -> None:
-        """End jobs."""
+    def cancel(self, ids: Iterable[str]) -> bool:
+        """End jobs; whether they were told so."""
 
     def survivors(self, notes: Sequence[Note]) -> list[Note]:
         """Jobs of an earlier run that still wait or run, with their ids."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from snakemake_executor_plugin_submitit.backends import Backend
 from snakemake_executor_plugin_submitit.here import DebugBackend, LocalBackend
+from snakemake_executor_plugin_submitit.notes import Note
 from snakemake_executor_plugin_submitit.request import Request
 from snakemake_executor_plugin_submitit.scheduler import Scheduler
 from snakemake_executor_plugin_submitit.slurm import SlurmBackend
@@ -59,10 +60,16 @@ def refusals(
     return list(dict.fromkeys(found))
 
 
-def make_backend(settings: Any, fastest: float, latency: float, say: Say) -> Backend:
+def make_backend(
+    settings: Any,
+    fastest: float,
+    latency: float,
+    say: Say,
+    moved: Callable[[Note], None],
+) -> Backend:
     """The backend of the settings."""
     if settings.cluster == "local":
-        return LocalBackend(settings.warning, say)
+        return LocalBackend(settings.warning, moved)
     if settings.cluster == "debug":
         return DebugBackend(settings.warning)
     scheduler = Scheduler()
@@ -72,6 +79,6 @@ def make_backend(settings: Any, fastest: float, latency: float, say: Say) -> Bac
         say,
         fastest=max(fastest, 1.0),
         lost_after=settings.lost_after,
-        settle=min(max(latency, 2.0), 15.0),
+        settle=max(latency, 2.0),
     )
     return SlurmBackend(scheduler, watch, settings.warning, say)

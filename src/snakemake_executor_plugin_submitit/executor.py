@@ -53,7 +53,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         self._counts = {"jobs": 0, "submissions": 0}
         fastest = workflow.remote_execution_settings.seconds_between_status_checks
         latency = float(workflow.execution_settings.latency_wait)
-        self._backend = make_backend(self._settings, fastest, latency, self._say)
+        self._backend = make_backend(
+            self._settings, fastest, latency, self._say, self._moved
+        )
         # This starts the thread that polls: everything it uses is there by now.
         super().__init__(workflow, logger)
 
@@ -61,11 +63,12 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         """Refuse nonsense before anything is submitted; find what still runs."""
         with self._one_line():
             self._check_all()
-        mine = [n for n in self._notes.all().values() if n.cluster == self._cluster]
+        found = self._notes.all(self._cluster)
+        mine = list(found.values())
         self._left = {note.key: note for note in self._backend.survivors(mine)}
         for note in mine:
             if note.key not in self._left:
-                self._notes.remove(note.key)
+                self._notes.remove(note)
         kept = [Path(p) for n in self._left.values() for p in (n.logs, n.folder)]
         logs.clean(self._root, self._settings.keep_logs, kept)
 
@@ -125,22 +128,40 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def _submit_all(self, jobs: list[Any]) -> None:
         groups: dict[tuple[str, Request], list[Any]] = {}
+        old: dict[tuple[str, Request], list[Note]] = {}
         for job in jobs:
             try:
                 request = self._request(job)
             except (RequestError, WorkflowError) as error:
-                self.report_job_error(SubmittedJobInfo(job), msg=f"{error}\n")
+                self._refuse([job], str(error))
                 continue
-            taken, after = self._take_over(job)
-            if taken:
+            note = self._left.pop(notes.key_of(job), None)
+            if note is not None and self._is_wanted(job, note):
+                self._register(job, note, verb="goes on as")
                 continue
-            if after:
-                waits = ("dependency", f"afterany:{after}")
-                request = _with_extra(request, waits)
+            if note is not None:
+                old.setdefault((job.name, request), []).append(note)
             groups.setdefault((job.name, request), []).append(job)
+        self._cancel_old([note for some in old.values() for note in some])
         for (rule, request), members in groups.items():
+            later = _after(request, old.get((rule, request), []))
             for part in _parts(members, self._settings.array):
-                self._submit(rule, request, part)
+                self._submit(rule, later, part)
+
+    def _is_wanted(self, job: Any, note: Note) -> bool:
+        """Whether the job of an earlier run does what is wanted now."""
+        if note.cancelled or self._settings.on_restart == "cancel":
+            return False
+        return note.work == notes.work_of(job)
+
+    def _cancel_old(self, old: list[Note]) -> None:
+        """End jobs of an earlier run that are not taken over."""
+        running = [note for note in old if not note.cancelled]
+        for note in running:
+            wanted = self._settings.on_restart == "take-over"
+            why = "runs an older form of" if wanted else "belongs to an earlier run of"
+            self._say(f"{self._cluster} job {note.job_id} {why} {note.rule}: cancelled")
+        self._backend.cancel([str(note.job_id) for note in running])
 
     def _submit(self, rule: str, request: Request, jobs: Sequence[Any]) -> None:
         from snakemake_executor_plugin_submitit.job import NestedSnakemake
@@ -169,7 +190,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             ids = self._backend.submit(batch)
         except SubmissionError as error:
             for note in planned:
-                self._notes.remove(note.key)
+                self._notes.remove(note)
             self._refuse(jobs, f"{self._cluster} did not take the job: {error}")
             self._open_marks.discard(mark)
             return
@@ -181,6 +202,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
 
     def _refuse(self, jobs: Sequence[Any], why: str) -> None:
         for job in jobs:
+            self.logger.error(f"submitit: job {job.jobid} ({job.name}): {why}")
             self.report_job_error(SubmittedJobInfo(job), msg=f"{why}\n")
 
     def _plan(
@@ -190,10 +212,13 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         key = notes.key_of(job)
         words = [] if job.is_group() else [str(v) for v in job.wildcards]
         folder = logs.job_folder(self._root, rule, words, key)
-        folder.mkdir(parents=True, exist_ok=True)
+        logs.make(folder)
+        # A cluster that was set up anew counts its jobs from 1 again.
+        for left in folder.glob("*_result.pkl"):
+            left.unlink()
         alone = len(jobs) == 1
         shared = folder if alone else self._root / rule / f"array-{mark[9:]}"
-        shared.mkdir(parents=True, exist_ok=True)
+        logs.make(shared)
         number = None if alone else index
         work = notes.work_of(job)
         where = (str(shared), str(folder), mark, number)
@@ -214,20 +239,6 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         )
         self.report_job_submission(info)
 
-    def _take_over(self, job: Any) -> tuple[bool, str]:
-        """Whether a job of an earlier run is this one; else the id to wait for."""
-        note = self._left.pop(notes.key_of(job), None)
-        if note is None:
-            return False, ""
-        wanted = self._settings.on_restart == "take-over"
-        if wanted and note.work == notes.work_of(job):
-            self._register(job, note, verb="goes on as")
-            return True, ""
-        why = "runs an older form of" if wanted else "belongs to an earlier run of"
-        self._say(f"{self._cluster} job {note.job_id} {why} {note.rule}: cancelled")
-        self._backend.cancel([str(note.job_id)])
-        return False, str(note.job_id) if self._cluster == "slurm" else ""
-
     # States -----------------------------------------------------------------------
 
     async def check_active_jobs(
@@ -244,12 +255,18 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
             if outcome is None:
                 yield info
                 continue
-            self._live.pop(note.key, None)
-            self._notes.remove(note.key)
+            _, last = self._live.pop(note.key, (info, note))
+            self._notes.remove(last)
             if outcome.ok:
                 self.report_job_success(info)
             else:
-                self._report_failure(info, note, outcome.reason)
+                self._report_failure(info, last, outcome.reason)
+
+    def _moved(self, note: Note) -> None:
+        """A job that waited for a GPU of this machine has started, as a process."""
+        self._notes.write(note)
+        if note.key in self._live:
+            self._live[note.key] = (self._live[note.key][0], note)
 
     def _report_failure(self, info: SubmittedJobInfo, note: Note, why: str) -> None:
         log = Path(note.logs) / f"{note.job_id}.log"
@@ -257,8 +274,12 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         # Before the job's own log begins only submitit's tells what happened.
         shown = next((p for p in (log, early) if logs.tail(p)), log)
         lines = "".join(f"    {line}\n" for line in logs.tail(shown))
-        end = f", the end of {_relative(shown)}:\n{lines}" if lines else "\n"
-        text = f"{self._cluster} job {note.job_id} failed: {why}{end}"
+        end = f", the end of {_relative(shown)}:\n{lines}" if lines else ""
+        what = f"{self._cluster} job {note.job_id}"
+        # Snakemake's own report of the rule is not shown with `quiet: rules`.
+        whose = f"submitit: job {info.job.jobid} ({note.rule})"
+        self.logger.error(f"{whose}: {what} failed: {why}{end}".rstrip())
+        text = f"{what} failed: {why}\n"
         self.report_job_error(info, msg=text, aux_logs=[str(_relative(shown))])
 
     # The end ----------------------------------------------------------------------
@@ -269,11 +290,14 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         mine = list(self._live.values())
         ids = {str(note.job_id) for _, note in mine}
         ids |= self._backend.marked(self._open_marks)
-        self._backend.cancel(ids)
+        if not ids:
+            return
+        done = self._backend.cancel(ids)
         for _, note in mine:
-            self._notes.remove(note.key)
+            # Some still save; what is started again waits for them to be gone.
+            self._notes.write(replace(note, cancelled=done))
         self._live.clear()
-        if ids:
+        if done:
             self._say(f"cancelled {len(ids)} {self._cluster} jobs")
 
     def shutdown(self) -> None:
@@ -286,6 +310,7 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
                 + (f"; {cost}" if cost else "")
             )
             self._counts["jobs"] = 0
+        self._left = {k: n for k, n in self._left.items() if not n.cancelled}
         if self._left:
             ids = " ".join(sorted(str(n.job_id) for n in self._left.values()))
             self._say(f"jobs of an earlier run that nobody asked for now run on: {ids}")
@@ -301,8 +326,13 @@ def _is_open(value: Any) -> bool:
     return type(value).__name__ == "TBDString"
 
 
-def _with_extra(request: Request, option: tuple[str, str]) -> Request:
-    return replace(request, extra=(*request.extra, option))
+def _after(request: Request, old: list[Note]) -> Request:
+    """The request, to start when jobs are gone that would write the same files."""
+    ids = [str(note.job_id) for note in old if note.cluster == "slurm"]
+    if not ids:
+        return request
+    waits = ("dependency", ":".join(["afterany", *ids]))
+    return replace(request, extra=(*request.extra, waits))
 
 
 def _parts(jobs: list[Any], size: int) -> Iterator[list[Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +20,22 @@ from snakemake_executor_plugin_submitit.backends import (
 )
 from snakemake_executor_plugin_submitit.notes import Note
 from snakemake_executor_plugin_submitit.slots import Slots, visible_gpus
-from snakemake_executor_plugin_submitit.watch import Say
+
+_CONTROLLER = "submitit.local._local"
 
 
 class LocalBackend:
     """Jobs are processes of this machine; each gets GPUs of its own."""
 
-    def __init__(self, warning: int, say: Say, gpus: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        warning: int,
+        moved: Callable[[Note], None],
+        gpus: list[int] | None = None,
+    ) -> None:
         numbers = visible_gpus() if gpus is None else gpus
-        self.slots, self.warning, self._say = Slots(numbers), warning, say
+        self.slots, self.warning, self._moved = Slots(numbers), warning, moved
+        self._lock = threading.Lock()  # submission and polling are two threads
         self._waiting: dict[str, Batch] = {}
         self._started: dict[str, str] = {}
         self._count = 0
@@ -52,6 +60,10 @@ class LocalBackend:
 
     def _start(self) -> None:
         """Start what waits and for which there are GPUs now."""
+        with self._lock:
+            self._start_waiting()
+
+    def _start_waiting(self) -> None:
         for name, batch in list(self._waiting.items()):
             wanted = batch.request.gpu_count if self.slots.total else 0
             gpus = self.slots.take(name, wanted)
@@ -73,6 +85,9 @@ class LocalBackend:
             replace(n, job_id=self._started.get(n.job_id or "", n.job_id))
             for n in notes
         ]
+        for note, now in zip(notes, real, strict=True):
+            if now != note:
+                self._moved(now)
         running = [n for n in real if n.job_id not in self._waiting]
         found, open_ = results(running)
         for job, note in open_.items():
@@ -85,17 +100,23 @@ class LocalBackend:
         back = {r.job_id: n.job_id for n, r in zip(notes, real, strict=True)}
         return {str(back[job]): ended for job, ended in found.items()}
 
-    def cancel(self, ids: Iterable[str]) -> None:
+    def cancel(self, ids: Iterable[str]) -> bool:
         """An interrupt to the controller, which ends its tasks."""
         for job in ids:
             self._waiting.pop(job, None)
             pid = self._started.get(job, job)
-            if pid.isdigit():
+            if pid.isdigit() and _CONTROLLER in processes.command_line(int(pid)):
                 processes.send([int(pid)], signal.SIGINT)
+        return True
 
     def survivors(self, notes: Sequence[Note]) -> list[Note]:
-        """Noted jobs whose processes live."""
-        return [n for n in notes if n.job_id and _lives(n.folder, n.job_id)]
+        """Noted jobs whose processes live; they keep their GPUs."""
+        found = [n for n in notes if n.job_id and _lives(n.folder, n.job_id)]
+        for note in found:
+            job = str(note.job_id)
+            shown = processes.variable(int(job), "CUDA_VISIBLE_DEVICES") or ""
+            self.slots.keep(job, [int(p) for p in shown.split(",") if p.isdigit()])
+        return found
 
     def marked(self, marks: Iterable[str]) -> set[str]:
         """Nothing is started without an id."""
@@ -139,10 +160,12 @@ class DebugBackend:
             return {str(note.job_id): Ended(outcome.status == 0, reason)}
         return {}
 
-    def cancel(self, ids: Iterable[str]) -> None:
-        """Forget what did not run yet."""
+    def cancel(self, ids: Iterable[str]) -> bool:
+        """Forget what did not run yet; end what runs."""
         for job in ids:
             self._jobs.pop(job, None)
+        processes.kill_all()
+        return True
 
     def survivors(self, notes: Sequence[Note]) -> list[Note]:
         """None: the process that ran them is gone."""
@@ -167,5 +190,8 @@ class DebugBackend:
 
 def _lives(folder: str, pid: str) -> bool:
     """Whether the controller of a local job runs; the number may be another's now."""
-    words = processes.command_line(int(pid)) if pid.isdigit() else []
-    return "submitit.local._local" in words and folder in words
+    if not pid.isdigit() or not processes.is_alive(int(pid)):
+        return False
+    words = processes.command_line(int(pid))
+    # It has none for a moment while it is being started.
+    return not any(words) or (_CONTROLLER in words and folder in words)

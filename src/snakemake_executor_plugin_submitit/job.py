@@ -81,6 +81,7 @@ class NestedSnakemake:
         environment = JobEnvironment()
         if environment.global_rank:
             return Outcome(0)  # of several tasks the first one runs the command
+        _remove_halves(environment)
         left = _result_of(environment)
         if left is not None:
             return left  # SLURM restarted a job that had ended: its node was lost
@@ -92,7 +93,7 @@ class NestedSnakemake:
             status = self._run(environment, starts)
         except _TerminatedError:
             return self._leave(environment, starts)
-        except UncompletedJobError as error:
+        except (UncompletedJobError, OSError) as error:
             return Outcome(None, str(error), starts)
         except subprocess.SubprocessError:
             _requeue_until_done(environment)  # the controller did not answer
@@ -125,9 +126,13 @@ class NestedSnakemake:
     def _run(self, environment: JobEnvironment, starts: int) -> int:
         """The exit status of the command."""
         main = threading.current_thread() is threading.main_thread()
-        if main:  # the debug cluster runs in the submitting process
+        # The debug cluster runs in the submitting process, whose signals are its own.
+        main = main and "SUBMITIT_DEBUG_JOB_ID" not in os.environ
+        if main:
             processes.adopt_orphans()
             signal.signal(signal.SIGTERM, self._terminated)
+            if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+                signal.signal(signal.SIGINT, self._terminated)
             # Held back while Python started (slurm.patient_python).
             held = {signal.SIGUSR2, signal.SIGTERM}
             signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
@@ -139,7 +144,12 @@ class NestedSnakemake:
             self._process = subprocess.Popen(
                 ["bash", "-c", self.command],
                 cwd=self.folder,
-                env={**kept, "SUBMITIT_STARTS": str(starts)},
+                env={
+                    **kept,
+                    "SUBMITIT_STARTS": str(starts),
+                    # A rule's own srun shares the CPUs with the step that runs it.
+                    "SLURM_OVERLAP": "1",
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -179,7 +189,10 @@ class NestedSnakemake:
         _ignore_further_signals()
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
             time.sleep(_SETTLE)
-            if _own_state(environment.job_id) == "RUNNING":
+            # Without an answer nothing is known; SLURM's SIGKILL ends the question.
+            while not (state := _own_state(environment.job_id)):
+                time.sleep(_SETTLE)
+            if state == "RUNNING":
                 if starts > self.requeues:
                     return Outcome(None, self._limit(starts + 1), starts)
                 _requeue_until_done(environment)
@@ -221,11 +234,21 @@ def _ignore_further_signals() -> None:
 
 def _result_of(environment: JobEnvironment) -> Outcome | None:
     """The outcome that an earlier start of this job has left."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return None
     path = environment.paths.result_pickle
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or not path.exists():
+    if not path.exists():
         return None
     kind, value = pickle_load(path)
     return value if kind == "success" and isinstance(value, Outcome) else None
+
+
+def _remove_halves(environment: JobEnvironment) -> None:
+    """submitit writes nothing beside a half-written file of a killed start."""
+    if "SUBMITIT_FOLDER" in os.environ:
+        paths = environment.paths
+        for path in (paths.result_pickle, paths.submitted_pickle):
+            path.with_suffix(".pkl.save_tmp").unlink(missing_ok=True)
 
 
 def _own_state(job_id: str) -> str:

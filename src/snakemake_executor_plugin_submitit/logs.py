@@ -10,6 +10,8 @@ from pathlib import Path
 
 _SHOWN = 20
 _BLOCK = 64 * 1024
+MARK = ".submitit"
+"""An empty file in each folder that the executor made."""
 _DAY = 24 * 3600
 # What a nested Snakemake says of itself rather than of the program that it ran.
 _NOISE = re.compile(
@@ -44,16 +46,24 @@ def tail(path: Path, lines: int = _SHOWN) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    found = [line.rstrip() for line in text.splitlines()]
     # A progress bar rewrites its line: the last state of it is enough.
-    found = [line.rpartition("\r")[2] for line in found]
+    found = [line.rstrip().rpartition("\r")[2] for line in text.split("\n")]
     ends = [i for i, line in enumerate(found) if _REPORT.match(line)]
     kept = found[: ends[-1]] if ends else found
     return [line for line in kept if line and not _NOISE.match(line)][-lines:]
 
 
+def make(folder: Path) -> Path:
+    """The folder, marked as one that `clean` may remove."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    return folder
+
+
 def clean(root: Path, days: int, kept: Collection[Path]) -> int:
     """Remove folders of jobs whose newest file is older than `days`; how many.
+
+    Only those that `make` made: the root may hold anything else.
 
     Args:
         root: the folder of all logs.
@@ -65,8 +75,9 @@ def clean(root: Path, days: int, kept: Collection[Path]) -> int:
     oldest = time.time() - days * _DAY
     safe = {path.resolve() for path in kept}
     removed = 0
-    for folder in root.glob("*/*"):
-        if not folder.is_dir() or folder.resolve() in safe:
+    for mark in root.glob(f"*/*/{MARK}"):
+        folder = mark.parent
+        if folder.resolve() in safe:
             continue
         # The folder alone tells of most that they are young, without a look inside.
         if folder.stat().st_mtime >= oldest:

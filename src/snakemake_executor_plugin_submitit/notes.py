@@ -30,6 +30,7 @@ class Note:
         mark: the submission's comment.
         index: the job's number in the submission, None: alone in it.
         job_id: the cluster's id; None: it may or may not have been submitted.
+        cancelled: it was told to end, and may take a while.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Note:
     mark: str
     index: int | None = None
     job_id: str | None = None
+    cancelled: bool = False
 
 
 class Notes:
@@ -52,14 +54,14 @@ class Notes:
     def write(self, note: Note) -> None:
         """Keep a note, over an older one of the same job; it appears whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{note.key}.{os.getpid()}"
+        part = self.folder / f".{note.key}-{note.cluster}.{os.getpid()}"
         part.write_text(json.dumps(asdict(note), indent=1))
-        part.replace(self._path(note.key))
+        part.replace(self._path(note))
 
-    def all(self) -> dict[str, Note]:
-        """All notes by key; one that cannot be read is no note."""
+    def all(self, cluster: str) -> dict[str, Note]:
+        """The notes of a cluster by key; one that cannot be read is no note."""
         found = {}
-        for path in sorted(self.folder.glob("[!.]*.json")):
+        for path in sorted(self.folder.glob(f"[!.]*-{cluster}.json")):
             try:
                 note = Note(**json.loads(path.read_text()))
             except (OSError, ValueError, TypeError):
@@ -67,12 +69,12 @@ class Notes:
             found[note.key] = note
         return found
 
-    def remove(self, key: str) -> None:
+    def remove(self, note: Note) -> None:
         """The job is over."""
-        self._path(key).unlink(missing_ok=True)
+        self._path(note).unlink(missing_ok=True)
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+    def _path(self, note: Note) -> Path:
+        return self.folder / f"{note.key}-{note.cluster}.json"
 
 
 def members(job: Any) -> list[Any]:
@@ -91,7 +93,10 @@ def key_of(job: Any) -> str:
 
 
 def work_of(job: Any) -> str:
-    """What it does: inputs, params and code, and not how or where."""
+    """What it does: inputs, params and shell command, and not how or where.
+
+    Of a script it is the path: a changed text alone makes no other job.
+    """
     return _digest(
         [
             [

@@ -46,6 +46,15 @@ def descendants(root: int | None = None) -> list[int]:
     return found
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended yet."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
+
+
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler of its own for a signal."""
     try:
@@ -74,6 +83,19 @@ def command_line(pid: int) -> list[str]:
     except OSError:
         return []
     return text.decode(errors="replace").rstrip("\0").split("\0")
+
+
+def variable(pid: int, name: str) -> str | None:
+    """A variable of the environment that a process was started in."""
+    try:
+        text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return None
+    for entry in text.split("\0"):
+        key, equals, value = entry.partition("=")
+        if equals and key == name:
+            return value
+    return None
 
 
 def let_save(

@@ -24,6 +24,9 @@ FOREIGN = {
     **dict.fromkeys(("gpus", "n_gpus", "num_gpus", "ngpus"), "gpu"),
     **dict.fromkeys(("slurm_time", "slurm_gres"), "runtime or gres"),
     **dict.fromkeys(("cpus", "ntasks"), "threads or tasks"),
+    "reservation": "slurm_extra: --reservation=NAME",
+    "cpus_per_gpu": "threads",
+    "clusters": "SLURM_CLUSTERS in the environment",
 }
 # Options of sbatch that have a resource, or that the executor needs for itself.
 OWNED = {
@@ -143,7 +146,8 @@ class Request:
             "signal_delay_s": self.notice(warning),
             "setup": list(self.setup) or None,
             # Since 22.05 srun does not take it over from sbatch.
-            "srun_args": [cpus],
+            # Of several tasks all but the first end at once, and it goes on.
+            "srun_args": [cpus, "--wait=0"],
             "additional_parameters": further,
         }
         return {

@@ -32,7 +32,7 @@ AWAY = (
     "Resource temporarily unavailable",
     *("Unable to establish controller", "Communication connection failure"),
     *("in standby mode", "slurmctld communications", "Message receive failure"),
-    *("MaxSubmitJob", "Slurm temporarily unable"),
+    "Slurm temporarily unable",
 )
 
 
@@ -132,7 +132,7 @@ class Scheduler:
         Raises:
             SchedulerAwayError, SchedulerError: without an answer.
         """
-        text = self._run("sinfo", "--noheader", "--format=%P|%l")
+        text = self._run("sinfo", "--all", "--noheader", "--format=%P|%l")
         found: dict[str, int | None] = {}
         for line in text.splitlines():
             name, _, limit = line.strip().partition("|")

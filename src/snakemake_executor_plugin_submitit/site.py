@@ -112,7 +112,9 @@ def _check_section(path: Path, name: str, section: Any) -> None:
             raise WorkflowError(f"{path}: {name}.{key} is not known; {hint}")
         if isinstance(value, dict | list):
             raise WorkflowError(f"{path}: {name}.{key}: expected text or null")
-        if key == "max_runtime" and not (str(value).isdigit() and int(value) > 0):
+        if value is None or key != "max_runtime":
+            continue
+        if not str(value).isdigit() or int(value) < 1:
             raise WorkflowError(
                 f"{path}: {name}.max_runtime: expected whole minutes, not {value!r}"
             )

@@ -35,6 +35,12 @@ class Slots:
         self._taken[owner] = mine
         return mine
 
+    def keep(self, owner: str, numbers: list[int]) -> None:
+        """These are an owner's already."""
+        mine = tuple(n for n in numbers if n in self._free)
+        self._free = [n for n in self._free if n not in mine]
+        self._taken[owner] = mine
+
     def free(self, owner: str) -> None:
         """Give back what an owner has, if anything."""
         self._free = sorted([*self._free, *self._taken.pop(owner, ())])

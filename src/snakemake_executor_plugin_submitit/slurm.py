@@ -46,8 +46,9 @@ class SlurmBackend:
         self._say = say
         self._ran: set[str] = set()
         self._held: set[str] = set()
+        self._open = 0
         self._python = patient_python()
-        leave_outer_job()
+        leave_outer_job(say)
 
     def submit(
         self, batch: Batch, sleep: Callable[[float], Any] = time.sleep
@@ -59,7 +60,11 @@ class SlurmBackend:
                 return self._sbatch(batch)
             except Exception as error:
                 text = _one_line(error)
-                if not is_away(text):
+                full = "MaxSubmitJob" in text
+                if full and not self._open:
+                    text += "; lower --submitit-array to what one may submit"
+                    raise SubmissionError(text) from error
+                if not full and not is_away(text):
                     raise SubmissionError(text) from error
             if not attempt:
                 self._say(f"SLURM does not take jobs now ({text}); waiting")
@@ -85,6 +90,8 @@ class SlurmBackend:
     def check(self, notes: Sequence[Note]) -> dict[str, Ended]:
         """Result files first, then one question about all that have none."""
         found, open_ = results(notes)
+        self._open = len(open_)
+        hopeless = []
         states = self.watch.look(list(open_))
         for job, note in open_.items():
             state = states.get(job)
@@ -96,7 +103,8 @@ class SlurmBackend:
             _refresh(Path(note.folder))
             found[job] = read_result(note.folder, job) or Ended(False, state.why())
             if state.phase != "ended" or state.may_return:
-                self.cancel([job])
+                hopeless.append(job)
+        self.cancel(hopeless)
         for job in found:
             self.watch.forget(job)
         return found
@@ -115,16 +123,17 @@ class SlurmBackend:
                 f"`scontrol release {job}` lets it go on"
             )
 
-    def cancel(self, ids: Iterable[str]) -> None:
+    def cancel(self, ids: Iterable[str]) -> bool:
         """scancel, if there is anything to cancel."""
         wanted = list(ids)
-        if not wanted:
-            return
         try:
-            self.scheduler.cancel(wanted)
+            if wanted:
+                self.scheduler.cancel(wanted)
         except SchedulerAwayError as error:
             left = " ".join(sorted(wanted))
             self._say(f"could not cancel ({error}); later: scancel {left}")
+            return False
+        return True
 
     def marked(self, marks: Iterable[str]) -> set[str]:
         """Ids of submissions whose answer did not come."""
@@ -154,7 +163,7 @@ class SlurmBackend:
                     self._say(f"SLURM does not answer ({error}); waiting")
                 told = True
                 sleep(_RETRY[0])
-        alive = {j: s for j, s in queue.items() if s.phase in {"waiting", "running"}}
+        alive = {j: s for j, s in queue.items() if s.phase != "ended" or s.may_return}
         found = []
         for note in notes:
             job = note.job_id or _submitted(note, alive)
@@ -231,9 +240,16 @@ def patient_python() -> str | None:
     return None if done.returncode else shlex.join([*words, sys.executable])
 
 
-def leave_outer_job() -> None:
-    """Inside a SLURM job its variables would be taken for wishes by sbatch and srun."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return
-    for name in [n for n in os.environ if n.startswith("SLURM_") and n not in _KEPT]:
-        del os.environ[name]
+def leave_outer_job(say: Say) -> None:
+    """Take variables away that sbatch and srun would obey rather than the rules."""
+    wishes = sorted(name for name in os.environ if name.startswith("SBATCH_"))
+    if wishes:
+        say(
+            f"{', '.join(wishes)}: not used, for it would overrule every rule; its "
+            "place is the cluster's file (--submitit-site) or a resource"
+        )
+    outer = "SLURM_JOB_ID" in os.environ
+    for name in list(os.environ):
+        inherited = outer and name.startswith("SLURM_") and name not in _KEPT
+        if inherited or name in wishes:
+            del os.environ[name]

@@ -1,0 +1,42 @@
+"""Snakemake's own test of executor plugins, on the clusters that need no SLURM."""
+
+from __future__ import annotations
+
+import pytest
+from snakemake.common.tests import TestWorkflowsLocalStorageBase
+from snakemake.settings.types import ResourceSettings
+
+from snakemake_executor_plugin_submitit import ExecutorSettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tidy")]
+
+
+class Workflows(TestWorkflowsLocalStorageBase):
+    """What all clusters share."""
+
+    __test__ = False
+
+    def get_executor(self) -> str:
+        return "submitit"
+
+    def get_resource_settings(self) -> ResourceSettings:
+        """The executor wants a time limit, which these workflows have not."""
+        return ResourceSettings(default_resources={"runtime": 5})
+
+
+class TestLocalCluster(Workflows):
+    """Jobs as processes of this machine."""
+
+    __test__ = True
+
+    def get_executor_settings(self) -> ExecutorSettings:
+        return ExecutorSettings(cluster="local")
+
+
+class TestDebugCluster(Workflows):
+    """Jobs in the submitting process, one after the other."""
+
+    __test__ = True
+
+    def get_executor_settings(self) -> ExecutorSettings:
+        return ExecutorSettings(cluster="debug")
