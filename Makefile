@@ -30,8 +30,11 @@ demo: env
 	@$(BIN)/snakemake --profile local demo
 	@$(BIN)/fewstep show results/demo
 
+# Whole files go to a worker; the tests of a real SLURM mostly wait.
+WORKERS ?= 3
+
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from snakemake.common.tests import TestWorkflowsLocalStorageBase
-from snakemake.settings.types import ResourceSettings
+from snakemake.settings.types import RemoteExecutionSettings, ResourceSettings
 
 from snakemake_executor_plugin_submitit import ExecutorSettings
 
@@ -22,6 +22,10 @@ class Workflows(TestWorkflowsLocalStorageBase):
     def get_resource_settings(self) -> ResourceSettings:
         """The executor wants a time limit, which these workflows have not."""
         return ResourceSettings(default_resources={"runtime": 5})
+
+    def get_remote_execution_settings(self) -> RemoteExecutionSettings:
+        """Asking without a pause would take the jobs' processor."""
+        return RemoteExecutionSettings(seconds_between_status_checks=0.3)
 
 
 class TestLocalCluster(Workflows):
