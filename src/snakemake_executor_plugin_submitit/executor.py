@@ -293,7 +293,9 @@ class Executor(RemoteExecutor):  # type: ignore[misc]
         if not ids:
             return
         done = self._backend.cancel(ids)
-        for _, note in mine:
+        found = self._notes.all(self._cluster).values()
+        unanswered = [note for note in found if note.mark in self._open_marks]
+        for note in (*unanswered, *(note for _, note in mine)):
             # Some still save; what is started again waits for them to be gone.
             self._notes.write(replace(note, cancelled=done))
         self._live.clear()

@@ -79,10 +79,19 @@ def clean(root: Path, days: int, kept: Collection[Path]) -> int:
         folder = mark.parent
         if folder.resolve() in safe:
             continue
-        # The folder alone tells of most that they are young, without a look inside.
-        if folder.stat().st_mtime >= oldest:
-            continue
-        if max((p.lstat().st_mtime for p in folder.rglob("*")), default=0) < oldest:
+        if _newest(folder, oldest) < oldest:
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed
+
+
+def _newest(folder: Path, enough: float) -> float:
+    """When something in a folder last changed, or a time from `enough` on."""
+    try:
+        # The folder alone tells of most that they are young, without a look inside.
+        own = folder.stat().st_mtime
+        if own >= enough:
+            return own
+        return max(path.lstat().st_mtime for path in folder.rglob("*"))
+    except OSError:
+        return enough  # somebody else is at it

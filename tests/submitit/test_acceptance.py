@@ -41,6 +41,8 @@ class TestDebugCluster(Workflows):
     """Jobs in the submitting process, one after the other."""
 
     __test__ = True
+    # Groups are the same to it, and each nested Snakemake takes its seconds.
+    test_group_workflow = None
 
     def get_executor_settings(self) -> ExecutorSettings:
         return ExecutorSettings(cluster="debug")
