@@ -24,7 +24,27 @@ from snakemake_executor_plugin_submitit.slots import Slots, visible_gpus
 _CONTROLLER = "submitit.local._local"
 
 
-class LocalBackend:
+class _Here:
+    """What has no meaning without a scheduler."""
+
+    def marked(self, marks: Iterable[str]) -> set[str]:
+        """Nothing is started without an id."""
+        return set()
+
+    def limits(self) -> dict[str, int | None]:
+        """No partitions."""
+        return {}
+
+    def requeues(self, wanted: int) -> int:
+        """submitit's local cluster starts a job six times at most."""
+        return min(wanted, 5)
+
+    def summary(self) -> str:
+        """Nothing to say."""
+        return ""
+
+
+class LocalBackend(_Here):
     """Jobs are processes of this machine; each gets GPUs of its own."""
 
     def __init__(
@@ -118,24 +138,8 @@ class LocalBackend:
             self.slots.keep(job, [int(p) for p in shown.split(",") if p.isdigit()])
         return found
 
-    def marked(self, marks: Iterable[str]) -> set[str]:
-        """Nothing is started without an id."""
-        return set()
 
-    def limits(self) -> dict[str, int | None]:
-        """No partitions."""
-        return {}
-
-    def requeues(self, wanted: int) -> int:
-        """submitit's local cluster starts a job six times at most."""
-        return min(wanted, 5)
-
-    def summary(self) -> str:
-        """Nothing to say."""
-        return ""
-
-
-class DebugBackend:
+class DebugBackend(_Here):
     """Jobs run one after the other in this process, when they are asked for."""
 
     def __init__(self, warning: int) -> None:
@@ -170,22 +174,6 @@ class DebugBackend:
     def survivors(self, notes: Sequence[Note]) -> list[Note]:
         """None: the process that ran them is gone."""
         return []
-
-    def marked(self, marks: Iterable[str]) -> set[str]:
-        """Nothing is started without an id."""
-        return set()
-
-    def limits(self) -> dict[str, int | None]:
-        """No partitions."""
-        return {}
-
-    def requeues(self, wanted: int) -> int:
-        """submitit's local cluster starts a job six times at most."""
-        return min(wanted, 5)
-
-    def summary(self) -> str:
-        """Nothing to say."""
-        return ""
 
 
 def _lives(folder: str, pid: str) -> bool:
