@@ -59,6 +59,8 @@ OPTIONS = (
 CALLS = ("sbatch", "squeue", "sacct", "scancel", "sinfo")
 PATIENCE = 600.0
 Row = dict[str, Any]
+# Before this program adds its own: what else the machine was doing.
+LOAD = os.getloadavg()[0]
 
 
 class Snakemakes:
@@ -206,7 +208,10 @@ def seconds(folder: Path) -> list[Row]:
         many, _ = snakemakes.run("jobs", 24)
         beside = (many - few) / 20
         alone = statistics.median(srun(cluster, folder, 1) for _ in range(9))
-        together = (srun(cluster, folder, 24) - srun(cluster, folder, 4)) / 20
+        together = statistics.median(
+            (srun(cluster, folder, 24) - srun(cluster, folder, 4)) / 20
+            for _ in range(5)
+        )
     nested = statistics.median(inner_seconds(work))
     each = "srun of the same command"
     return [
@@ -305,7 +310,7 @@ def machine() -> str:
     )
     words = [
         f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores",
-        f"load {os.getloadavg()[0]:.1f}",
+        f"load {LOAD:.1f} at the start",
         f"Python {platform.python_version()}",
         *packages,
         slurm.stdout.strip(),

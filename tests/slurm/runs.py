@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_plugin_submitit.processes import die_with_parent
 from tests.slurm.cluster import Cluster, wait_for
 
 HERE = Path(__file__).parent
@@ -42,6 +43,8 @@ class Run:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Nobody is left behind when the tests are killed.
+                preexec_fn=die_with_parent,  # noqa: PLW1509
             )
 
     @property
