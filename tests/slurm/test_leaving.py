@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -67,23 +66,6 @@ def test_preemption_with_a_warning(work: Work) -> None:
         run.says(rf"slurm job {run.job_id()} \(steps\) is back in the queue")
     assert_went_on(work, run)
     assert work.signals("a") == ["SIGUSR2"]
-
-
-def test_a_warning_at_any_moment_of_a_start(work: Work) -> None:
-    """Before anything could listen for it, a warning costs a start and no more."""
-    moments = {"a": 0.0, "b": 0.3, "c": 0.6}
-    for name in moments:
-        work.let_go(name)
-    run = work.start(*(f"out/{name}.txt" for name in moments))
-    number = run.job_id().partition("_")[0]
-    for task, seconds in enumerate(moments.values()):
-        work.cluster.wait_state(f"{number}_{task}", "RUNNING", "COMPLETED")
-        time.sleep(seconds)
-        # A job that has ended by then refuses it.
-        work.cluster.run("scancel", "--signal=USR2", f"{number}_{task}")
-    run.succeeds()
-    for name in moments:
-        assert work.steps(name)[-10:] == ALL_STEPS
 
 
 def test_preemption_without_a_warning(plain_work: Work) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,11 @@ from snakemake_executor_plugin_submitit.job import NestedSnakemake
 from snakemake_executor_plugin_submitit.notes import Note
 from snakemake_executor_plugin_submitit.request import Request
 from snakemake_executor_plugin_submitit.scheduler import Scheduler
-from snakemake_executor_plugin_submitit.slurm import SlurmBackend, leave_outer_job
+from snakemake_executor_plugin_submitit.slurm import (
+    SlurmBackend,
+    leave_outer_job,
+    patient_python,
+)
 from snakemake_executor_plugin_submitit.watch import Watch
 from tests.submitit.fake_slurm import FakeSlurm, wait_for
 
@@ -367,3 +374,27 @@ def test_sbatch_obeys_the_rules_and_not_the_environment(
     assert len(said) == 1
     assert "SBATCH_PARTITION" in said[0]
     assert "--submitit-site" in said[0]
+
+
+def test_a_signal_while_python_starts_is_answered_later() -> None:
+    """A job that is preempted before it can listen does not die of it."""
+    words = patient_python()
+    if words is None:
+        pytest.skip("env of coreutils before 8.31 cannot hold signals back")
+    program = """if True:
+        import signal, sys
+        print("up", flush=True)
+        sys.stdin.readline()
+        signal.signal(signal.SIGUSR2, lambda *_: print("heard", flush=True))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+        print("done", flush=True)
+    """
+    command = [*shlex.split(words), "-S", "-E", "-c", program]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGUSR2)
+        rest, _ = process.communicate("go on\n")
+    assert rest == "heard\ndone\n"
+    assert process.returncode == 0
