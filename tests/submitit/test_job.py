@@ -179,7 +179,7 @@ def test_a_program_that_does_not_save_starts_anew(folder: Path) -> None:
     line = "echo x >> starts; test -e again || { touch again ready; sleep 600; }"
     (folder / "work").mkdir()
     job = Submitted(folder, "local", f"cd work; {line}", grace=50.0)
-    wait_for((folder / "work" / "again").exists, PATIENCE, "the first start")
+    wait_for((folder / "work" / "ready").exists, PATIENCE, "the first start")
     job.tell(signal.SIGUSR2)
     assert job.result().status == 0
     assert (folder / "work" / "starts").read_text() == "x\nx\n"
