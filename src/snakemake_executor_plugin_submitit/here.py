@@ -18,6 +18,7 @@ from snakemake_executor_plugin_submitit.backends import (
     read_result,
     results,
 )
+from snakemake_executor_plugin_submitit.job import NestedSnakemake
 from snakemake_executor_plugin_submitit.notes import Note
 from snakemake_executor_plugin_submitit.slots import Slots, visible_gpus
 
@@ -145,12 +146,15 @@ class DebugBackend(_Here):
     def __init__(self, warning: int) -> None:
         self.warning = warning
         self._jobs: dict[str, Any] = {}
+        self._calls: dict[str, NestedSnakemake] = {}
 
     def submit(self, batch: Batch) -> list[str]:
         """Keep them for later."""
         executor = auto_executor(batch, "debug", self.warning)
         jobs = [executor.submit(call) for call in batch.calls]
         self._jobs.update({job.job_id: job for job in jobs})
+        for job, call in zip(jobs, batch.calls, strict=True):
+            self._calls[job.job_id] = call
         return [job.job_id for job in jobs]
 
     def check(self, notes: Sequence[Note]) -> dict[str, Ended]:
@@ -165,10 +169,11 @@ class DebugBackend(_Here):
         return {}
 
     def cancel(self, ids: Iterable[str]) -> bool:
-        """Forget what did not run yet; end what runs."""
+        """Forget what did not run yet; end what runs, and nothing else that is here."""
         for job in ids:
             self._jobs.pop(job, None)
-        processes.kill_all()
+            if call := self._calls.pop(job, None):
+                call.kill()
         return True
 
     def survivors(self, notes: Sequence[Note]) -> list[Note]:

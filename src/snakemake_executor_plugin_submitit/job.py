@@ -112,6 +112,11 @@ class NestedSnakemake:
             raise UncompletedJobError(self._limit(starts + 1))
         return DelayedSubmission(replace(self, restarts=starts, _process=None))
 
+    def kill(self) -> None:
+        """End what was started here, from another thread of the same process."""
+        if self._process is not None and self._process.poll() is None:
+            processes.kill_session(self._process.pid)
+
     def _starts(self) -> int:
         """Which start of the job this is, from 1."""
         counted = int(os.environ.get("SLURM_RESTART_COUNT", "0"))

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
@@ -23,10 +24,18 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
-def descendants(root: int | None = None) -> list[int]:
-    """Living processes below `root` (this one), parents before their children."""
-    children: dict[int, list[int]] = {}
-    dead = set()
+@dataclass(frozen=True)
+class _Process:
+    """One line of the table of processes that live."""
+
+    pid: int
+    parent: int
+    session: int
+
+
+def _table() -> tuple[list[_Process], set[int]]:
+    """All processes, and the ids of those that have ended and were not waited for."""
+    found, dead = [], set()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -35,15 +44,30 @@ def descendants(root: int | None = None) -> list[int]:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        children.setdefault(int(fields[1]), []).append(int(folder.name))
+        found.append(_Process(int(folder.name), int(fields[1]), int(fields[3])))
         if fields[0] == "Z":
             dead.add(int(folder.name))
+    return found, dead
+
+
+def descendants(root: int | None = None) -> list[int]:
+    """Living processes below `root` (this one), parents before their children."""
+    children: dict[int, list[int]] = {}
+    table, dead = _table()
+    for one in table:
+        children.setdefault(one.parent, []).append(one.pid)
     found, todo = [], [root or os.getpid()]
     while todo:
         below = children.get(todo.pop(0), [])
         todo += below
         found += [pid for pid in below if pid not in dead]
     return found
+
+
+def session(leader: int) -> list[int]:
+    """Living processes of the session that a process has opened, itself included."""
+    table, dead = _table()
+    return [p.pid for p in table if p.session == leader and p.pid not in dead]
 
 
 def is_alive(pid: int) -> bool:
@@ -136,7 +160,16 @@ def let_save(
 
 def kill_all(patience: float = 5.0) -> None:
     """SIGKILL to everything below, until nothing is left."""
+    _kill_until_gone(descendants, patience)
+
+
+def kill_session(leader: int, patience: float = 5.0) -> None:
+    """SIGKILL to a session and all below its leader, until nothing is left."""
+    _kill_until_gone(lambda: [*session(leader), *descendants(leader)], patience)
+
+
+def _kill_until_gone(left: Callable[[], list[int]], patience: float) -> None:
     end = time.monotonic() + patience
-    while (below := descendants()) and time.monotonic() < end:
-        send(below, signal.SIGKILL)
+    while (pids := left()) and time.monotonic() < end:
+        send(pids, signal.SIGKILL)
         time.sleep(0.02)

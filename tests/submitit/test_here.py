@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,25 @@ def test_debug_runs_one_job_after_the_other_in_this_process(tmp_path: Path) -> N
     assert debug.backend.survivors(debug.notes) == []
     after = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR2)
     assert before == after
+
+
+def test_debug_cancels_its_job_and_nothing_else_of_this_process(tmp_path: Path) -> None:
+    """What the job started ends, orphans too; a local rule's process beside it lives."""
+    debug = Here(DebugBackend(120), tmp_path, "debug")
+    beside = subprocess.Popen(["sleep", "600"])
+    command = "(sleep 601 & echo $! > orphan); echo $$ > own; sleep 602"
+    (job,) = debug.submit(command)
+    runner = threading.Thread(target=debug.check)
+    runner.start()
+    names = [tmp_path / "orphan", tmp_path / "own"]
+    try:
+        wait_for(lambda: all(p.exists() and p.read_text() for p in names), 60, "start")
+        debug.backend.cancel([job])
+        for path in names:
+            wait_for(lambda p=path: gone(int(p.read_text())), PATIENCE, f"{path} gone")
+        runner.join(PATIENCE)
+        assert not debug.ended[job].ok
+        assert beside.poll() is None
+    finally:
+        beside.kill()
+        beside.wait()
