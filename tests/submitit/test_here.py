@@ -156,7 +156,7 @@ def test_debug_runs_one_job_after_the_other_in_this_process(tmp_path: Path) -> N
 
 
 def test_debug_cancels_its_job_and_nothing_else_of_this_process(tmp_path: Path) -> None:
-    """What the job started ends, orphans too; a local rule's process beside it lives."""
+    """What the job started ends, orphans too; a process beside it lives on."""
     debug = Here(DebugBackend(120), tmp_path, "debug")
     beside = subprocess.Popen(["sleep", "600"])
     command = "(sleep 601 & echo $! > orphan); echo $$ > own; sleep 602"
