@@ -10,6 +10,8 @@ rule sample:
         "results/{experiment}/{sampler}/seed{seed}/samples.json",
     log:
         "logs/{experiment}/{sampler}/sample-{seed}.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.sampled_in_parts(False)),
     resources:
         runtime=1440,
         mem_mb=32000,
@@ -25,6 +27,40 @@ rule sample:
         "python -m fewstep --threads {threads} sample --spec {params.spec:q}"
         " --model {params.model} --plan {input.plan} --seed {wildcards.seed}"
         " --batch {resources.batch_size} --out {output} 2>&1 | tee {log}"
+
+
+# Any number of jobs at once: shards already drawn are kept when that number changes.
+use rule sample as sample_part with:
+    output:
+        "results/{experiment}/{sampler}/seed{seed}/parts/{part}-of-{parts}.json",
+    log:
+        "logs/{experiment}/{sampler}/sample-{seed}-{part}-of-{parts}.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.sampled_in_parts(True)),
+        part=r"\d+",
+        parts=r"\d+",
+
+
+localrules:
+    sample_collect,
+
+
+rule sample_collect:
+    input:
+        GRAPH.sample_parts,
+    output:
+        "results/{experiment}/{sampler}/seed{seed}/samples.json",
+    log:
+        "logs/{experiment}/{sampler}/sample-{seed}-collect.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.sampled_in_parts(True)),
+    params:
+        parts=lambda w, input: [f"--part {path}" for path in input],
+        code=code("samples"),
+    message:
+        "list the samples of {wildcards.experiment}/{wildcards.sampler}, seed {wildcards.seed}"
+    shell:
+        "python -m fewstep collect-samples {params.parts} --out {output} 2>&1 | tee {log}"
 
 
 rule timing:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fewstep.errors import UserError
-from fewstep.sampling import draw_samples, read_images, read_manifest
+from fewstep.samples import draw_samples, read_images, read_manifest
 from fewstep.stages import adm_batch
 from tests.test_sampling import OPTIONS, Painter
 

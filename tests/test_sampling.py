@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewstep import files, noise, sampling
+from fewstep import files, noise, samples, sampling
 from fewstep.errors import UserError
 from fewstep.images import resize_bicubic, to_uint8
 from fewstep.processes import PreemptedError
-from fewstep.sampling import Draw, SampleOptions, draw_samples, read_images
+from fewstep.samples import draw_samples, read_images
+from fewstep.sampling import Draw, SampleOptions
 
 OPTIONS = SampleOptions(seed=3, start=0, stop=10, batch=4, shard=3, num_classes=5)
 
@@ -102,7 +103,7 @@ def test_a_whole_shard_is_not_drawn_again(tmp_path: Path) -> None:
     """A resumed job draws only what is missing, and ends with the same bytes."""
     path = tmp_path / "samples.json"
     expected = draw(path)
-    manifest = sampling.read_manifest(path)
+    manifest = samples.read_manifest(path)
     path.unlink()
     for shard in manifest.shards[2:]:
         (tmp_path / shard["file"]).with_suffix(".json").unlink()
@@ -127,7 +128,7 @@ def test_kill_9_and_again_gives_the_same_bytes(tmp_path: Path) -> None:
     """A job killed between two shards resumes to the same bits."""
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from fewstep.sampling import draw_samples\n"
+        "from fewstep.samples import draw_samples\n"
         "from tests.test_sampling import OPTIONS, Painter\n"
         "class Slow(Painter):\n"
         "    def draw(self, inputs):\n"
@@ -196,7 +197,7 @@ STOPPED = """
 import sys, time
 from pathlib import Path
 from fewstep import cli
-from fewstep.sampling import draw_samples
+from fewstep.samples import draw_samples
 from tests.test_sampling import OPTIONS, Painter
 
 class Slow(Painter):
@@ -251,7 +252,7 @@ def test_redraw_replaces_and_counts(tmp_path: Path) -> None:
     same = [i for i in range(10) if i not in (4, 7)]
     assert np.array_equal(found[same], expected[same])
     assert not np.array_equal(found[4], expected[4])
-    shards = sampling.read_manifest(tmp_path / "b.json").shards
+    shards = samples.read_manifest(tmp_path / "b.json").shards
     assert sum(shard["nan_events"] for shard in shards) == 3
     assert sum(shard["redrawn"] for shard in shards) == 2
 
@@ -272,7 +273,7 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path) -> None:
         sampler=Painter(limit=3),
     )
     assert np.array_equal(found, expected)
-    assert sampling.read_manifest(tmp_path / "b.json").shards[0]["batch"] == 2
+    assert samples.read_manifest(tmp_path / "b.json").shards[0]["batch"] == 2
 
 
 def test_the_batch_that_fitted_is_kept(tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ def test_a_damaged_shard_is_noticed_and_drawn_again(tmp_path: Path, how: str) ->
     """A shard that is gone or altered is never scored; the advice given mends it."""
     path = tmp_path / "samples.json"
     expected = draw(path)
-    shard = tmp_path / sampling.read_manifest(path).shards[1]["file"]
+    shard = tmp_path / samples.read_manifest(path).shards[1]["file"]
     if how == "removed":
         shard.unlink()
     else:
@@ -316,10 +317,10 @@ def test_samples_are_resized_before_they_become_bytes(tmp_path: Path) -> None:
     whole = sampling.complete(painter, 3, list(range(10)), labels).images
     small = resize_bicubic(whole, 2)
     assert np.array_equal(found, to_uint8(small, "half_up").numpy())
-    shards = sampling.read_manifest(tmp_path / "a.json").shards
+    shards = samples.read_manifest(tmp_path / "a.json").shards
     clipped = sum(shard["clipped"] * shard["count"] for shard in shards) / 10
     assert clipped == pytest.approx(float((small.abs() > 1).float().mean()))
-    assert sampling.read_manifest(tmp_path / "a.json").options["resize"] == 2
+    assert samples.read_manifest(tmp_path / "a.json").options["resize"] == 2
 
 
 def test_resized_samples_do_not_depend_on_batch_and_shard(tmp_path: Path) -> None:
@@ -329,7 +330,7 @@ def test_resized_samples_do_not_depend_on_batch_and_shard(tmp_path: Path) -> Non
     other = replace(options, batch=1, shard=7)
     found = draw(tmp_path / "b.json", other, sampler=Painter({4: 1}))
     assert np.array_equal(found, expected)
-    shards = sampling.read_manifest(tmp_path / "b.json").shards
+    shards = samples.read_manifest(tmp_path / "b.json").shards
     assert sum(shard["nan_events"] for shard in shards) == 1
 
 
@@ -337,13 +338,13 @@ def test_a_foreign_manifest_is_refused(tmp_path: Path) -> None:
     """JSON of another kind is not taken for a manifest."""
     files.write_json(tmp_path / "samples.json", {"key": "x", "answer": 42})
     with pytest.raises(UserError, match="not a sample manifest"):
-        sampling.read_manifest(tmp_path / "samples.json")
+        samples.read_manifest(tmp_path / "samples.json")
 
 
 def test_counts_are_means_over_samples(tmp_path: Path) -> None:
     """Steps, iterations and clipped share of a shard are per sample."""
     draw(tmp_path / "a.json")
-    shard = sampling.read_manifest(tmp_path / "a.json").shards[0]
+    shard = samples.read_manifest(tmp_path / "a.json").shards[0]
     assert shard["steps"] == pytest.approx(7)
     assert shard["iterations"] == pytest.approx(2)
     assert 0 <= shard["clipped"] < 0.1

@@ -14,7 +14,7 @@ from fewstep import files
 from fewstep.errors import UserError
 from fewstep.extractors import Features, check_images
 from fewstep.references import load_reference
-from fewstep.sampling import draw_samples
+from fewstep.samples import draw_samples
 from fewstep.stages import evaluate, score
 from fewstep.stages import reference as reference_stage
 from tests.test_sampling import OPTIONS, Painter

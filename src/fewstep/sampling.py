@@ -1,4 +1,4 @@
-"""The spine's protocol: a sampler turns sample numbers into images, in shards.
+"""The spine's protocol: a sampler turns sample numbers into images.
 
 Sample i belongs to (seed, i): shards, batch size, number of jobs and a resume have no
 influence on it beyond the order of float reductions. (A sampler that repeats a released
@@ -8,10 +8,7 @@ program's stopping rule over the whole batch is the exception, and says so.)
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,12 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewstep import files, noise
+from fewstep import noise
 from fewstep.errors import UserError
 from fewstep.images import Rounding, resize_bicubic, to_uint8
-from fewstep.processes import PreemptedError, stop_signal
 from fewstep.progress import Progress
-from fewstep.provenance import peak_memory_mb, reset_peak_memory
 
 logger = logging.getLogger(__name__)
 
@@ -236,147 +231,3 @@ def draw_shard(
     counts.steps /= len(indices)
     counts.batch = batch
     return np.concatenate(parts), counts
-
-
-@dataclass
-class SampleManifest:
-    """The list of shards: what `samples.json` holds.
-
-    Attributes:
-        key: identity of the run that drew them.
-        options: the `SampleOptions`.
-        shards: file, first sample, count, sha256 and `ShardCounts` of each.
-        extra: whatever the stage adds (checkpoint hash, plan, versions).
-    """
-
-    key: str
-    options: dict[str, Any]
-    shards: list[dict[str, Any]]
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-def draw_samples(
-    sampler: Sampler,
-    options: SampleOptions,
-    manifest_path: str | Path,
-    *,
-    key: str,
-    extra: dict[str, Any] | None = None,
-    label: str = "sample",
-) -> SampleManifest:
-    """Draw all shards into a folder beside the manifest, which is written last.
-
-    A shard that is there whole is kept: a killed job goes on after it. One that is told
-    to stop finishes the shard in flight first. Shards of another key (changed
-    checkpoint, plan, options or code) are removed at the end.
-
-    Args:
-        sampler: what draws.
-        options: which samples and how.
-        manifest_path: `…/samples.json`.
-        key: identity of the run, e.g. a hash of checkpoint, plan, options, code.
-        extra: goes into the manifest.
-        label: name on the progress line.
-
-    Raises:
-        PreemptedError: after SIGTERM or SIGUSR2, where shards are left to draw.
-    """
-    manifest_path = Path(manifest_path)
-    folder = manifest_path.parent / f"{manifest_path.stem}-{key[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(label, options.stop - options.start)
-    shards, asked = [], vars(options).copy()
-    starts = range(options.start, options.stop, options.shard)
-    with stop_signal() as stop:
-        for number, start in enumerate(starts):
-            indices = list(range(start, min(start + options.shard, options.stop)))
-            record = folder / f"{start:07d}.json"
-            if _is_whole(record):
-                progress.first += len(indices)
-                progress.advance(len(indices))
-            elif stop["now"]:
-                raise PreemptedError(f"stopped after shard {number} of {len(starts)}")
-            else:
-                options = _write_shard(sampler, options, indices, record, progress)
-            shards.append(files.read_json(record))
-        manifest = SampleManifest(key, asked, shards, extra or {})
-        files.write_json(manifest_path, vars(manifest))
-    for other in manifest_path.parent.glob(f"{manifest_path.stem}-*"):
-        if other.is_dir() and other != folder:
-            shutil.rmtree(other)
-    return manifest
-
-
-def _is_whole(record: Path) -> bool:
-    """Whether a shard is there as its record says."""
-    images = record.with_suffix(".npy")
-    if not record.exists() or not images.exists():
-        return False
-    return bool(files.read_json(record)["sha256"] == files.sha256_file(images))
-
-
-def _write_shard(
-    sampler: Sampler,
-    options: SampleOptions,
-    indices: list[int],
-    record: Path,
-    progress: Progress,
-) -> SampleOptions:
-    """The images, then the record that says that they are whole.
-
-    Returns:
-        the options with the batch size that fitted, for the next shard.
-    """
-    reset_peak_memory(sampler.device)
-    images, counts = draw_shard(sampler, options, indices, progress)
-    counts.peak_memory_mb = peak_memory_mb(sampler.device)
-    path = record.with_suffix(".npy")
-    with files.atomic_path(path) as part, open(part, "wb") as file:
-        np.save(file, images)
-    files.write_json(
-        record,
-        {
-            "file": f"{record.parent.name}/{path.name}",
-            "start": indices[0],
-            "count": len(indices),
-            "sha256": files.sha256_file(path),
-            **vars(counts),
-        },
-    )
-    return replace(options, batch=counts.batch)
-
-
-def read_manifest(path: str | Path) -> SampleManifest:
-    """Read `samples.json`."""
-    value = files.read_json(path)
-    try:
-        return SampleManifest(**value)
-    except TypeError as error:
-        raise UserError(
-            "not a sample manifest", where=str(path), do="delete it and run again"
-        ) from error
-
-
-def read_images(path: str | Path) -> Iterator[NDArray[np.uint8]]:
-    """Images of each shard (n, 3, H, W), memory-mapped; hashes are verified.
-
-    Raises:
-        UserError: for a missing or changed shard.
-    """
-    path = Path(path)
-    for shard in read_manifest(path).shards:
-        file = path.parent / shard["file"]
-        if not file.exists():
-            raise UserError(
-                "shard not found",
-                where=str(file),
-                do=f"delete {path} and run again: the shard is drawn anew",
-            )
-        if files.sha256_file(file) != shard["sha256"]:
-            raise UserError(
-                "the shard's content has changed",
-                where=str(file),
-                expected=f"sha256 {shard['sha256'][:12]}…",
-                do=f"delete {path} and run again: the shard is drawn anew",
-            )
-        yield np.load(file, mmap_mode="r")

@@ -20,7 +20,8 @@ from fewstep.par.generation import DrawOptions, generate, uniforms
 from fewstep.par.order import to_raster
 from fewstep.par.sampler import ParSampler, halve, load_sampler
 from fewstep.par.tokenizer import VQModel
-from fewstep.sampling import SampleOptions, complete, draw_samples, read_images
+from fewstep.samples import draw_samples, read_images
+from fewstep.sampling import SampleOptions, complete
 from fewstep.stages import token_plan
 from tests.par import tiny
 from tests.par.random_models import SIZES, labels, transformer

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fewstep import checkpoints, files, noise
 from fewstep.errors import UserError
-from fewstep.sampling import SampleOptions, complete, draw_samples, read_images
+from fewstep.samples import draw_samples, read_images
+from fewstep.sampling import SampleOptions, complete
 from fewstep.seqrf import integrate
 from fewstep.seqrf.flow import Flow, build_model, load_flow
 from fewstep.seqrf.sampler import FlowSampler, load_sampler, make_sampler

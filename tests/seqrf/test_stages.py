@@ -19,7 +19,8 @@ from fewstep.config.seqrf import (
 from fewstep.data import open_dataset
 from fewstep.results.flows import STRAIGHTNESS, TRAJECTORIES, edges_of
 from fewstep.results.parquet import read_rows
-from fewstep.sampling import SampleOptions, draw_samples
+from fewstep.samples import draw_samples
+from fewstep.sampling import SampleOptions
 from fewstep.seqrf.flow import load_flow
 from fewstep.seqrf.pairs import open_pairs
 from fewstep.seqrf.sampler import make_sampler

@@ -14,7 +14,7 @@ from PIL import Image
 from fewstep import files
 from fewstep.par.codes import open_codes
 from fewstep.results import TRAINING, read
-from fewstep.sampling import read_images
+from fewstep.samples import read_images
 from tests.workflow.conftest import PAR_CELLS, Project, copy_project
 from tests.workflow.test_flows import evaluations, kill_when, sha256
 

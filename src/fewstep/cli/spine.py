@@ -92,10 +92,24 @@ def sample(
     batch: Annotated[int, typer.Option(help="Samples drawn at once.")],
     out: Out,
 ) -> None:
-    """Draw samples in shards; the same command resumes."""
+    """Draw samples in shards; the same command resumes.
+
+    With `…/parts/3-of-8.json` to write, the shards of one of eight jobs.
+    """
     from fewstep.stages.sample import run
 
     run(spec, model, plan, seed, batch, out)
+
+
+@app.command()
+def collect_samples(
+    part: Annotated[list[Path], typer.Option(help="Record of one of the jobs.")],
+    out: Out,
+) -> None:
+    """List the shards of all jobs that shared a seed."""
+    from fewstep.stages.sample import collect
+
+    collect(part, out)
 
 
 @app.command()

@@ -66,6 +66,8 @@ class TrainSpec(Spec):
     gpus: Count = 1
     """GPUs that a training job asks for; more than one start under torchrun. They have
     no influence beyond rounding."""
+    nodes: Count = 1
+    """Nodes that share them evenly: 32 GPUs on 4 nodes are 8 on each."""
     save_every: Count = 1000
     """Steps between two checkpoints of the run, from which it resumes."""
     log_every: Count = 50
@@ -174,6 +176,9 @@ class DrawSpec(Spec):
     """Samples drawn at once."""
     shard_size: Count = 256
     """Samples a file; a killed job loses at most one."""
+    jobs: Count = 1
+    """Jobs that share the samples of one seed, each with a GPU of its own. They have no
+    influence on the samples."""
     nan_policy: Literal["fail", "redraw"] = "fail"
     """On NaN: stop, or draw that sample anew; either way it is counted."""
     max_redraws: Count = 10

@@ -10,10 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from fewstep.config.base import Bits, Count, Counts, Index, Indices, Name, Spec
 from fewstep.config.spine import (
+    DrawOverrides,
+    DrawSpec,
     ExperimentSpec,
     NotNegative,
     Positive,
-    Precision,
     PublishedSpec,
 )
 
@@ -93,7 +94,7 @@ class SearchSpec(Spec):
     """Timed runs of each plan."""
 
 
-class SamplingSpec(Spec):
+class SamplingSpec(DrawSpec):
     """How samples are drawn, whatever the solver."""
 
     guidance: NotNegative = 0.0
@@ -110,19 +111,9 @@ class SamplingSpec(Spec):
     """Classes in turn, or drawn uniformly."""
     self_denoise: NotNegative = 0.0
     """Multiplier of the denoising step after sampling (1: Tweedie, 0: off)."""
-    precision: Precision = "fp32"
-    """bf16: autocast where the device has it."""
-    batch: Count = 64
-    """Samples drawn at once."""
-    shard_size: Count = 256
-    """Samples a file; a killed job loses at most one."""
-    nan_policy: Literal["fail", "redraw"] = "fail"
-    """On NaN: stop, or draw that sample anew; either way it is counted."""
-    max_redraws: Count = 10
-    """Most redraws of one sample (nan_policy redraw)."""
 
 
-class SamplingOverrides(Spec):
+class SamplingOverrides(DrawOverrides):
     """Fields of `sampling` that one sampler changes."""
 
     guidance: NotNegative | None = None
@@ -138,16 +129,6 @@ class SamplingOverrides(Spec):
     labels: Literal["balanced", "iid"] | None = None
     """See `sampling`."""
     self_denoise: NotNegative | None = None
-    """See `sampling`."""
-    precision: Precision | None = None
-    """See `sampling`."""
-    batch: Count | None = None
-    """See `sampling`."""
-    shard_size: Count | None = None
-    """See `sampling`."""
-    nan_policy: Literal["fail", "redraw"] | None = None
-    """See `sampling`."""
-    max_redraws: Count | None = None
     """See `sampling`."""
 
 

@@ -50,9 +50,14 @@ class SpineGraph(DataGraph):
         return self.source_option(name)
 
     def gpus(self, experiment: str) -> int:
-        """GPUs that a training asks for."""
+        """GPUs that a training asks for, of all its nodes."""
         train = self.experiments[experiment].train
         return 1 if train is None else train.gpus
+
+    def nodes(self, experiment: str) -> int:
+        """Nodes that a training asks for."""
+        train = self.experiments[experiment].train
+        return 1 if train is None else train.nodes
 
     def weights(self, cell: Cell) -> str:
         """The file of weights that a cell samples from."""
@@ -94,6 +99,7 @@ class SpineGraph(DataGraph):
         name, sampler = cell
         own = self.experiments[name]
         sampling = own.sampling_of(sampler).resolved()
+        del sampling["jobs"]
         if not own.depends_on_batch(sampler):
             del sampling["batch"]
         return self.experiment(
@@ -115,6 +121,25 @@ class SpineGraph(DataGraph):
         model = self.config.tokenizers[own.tokenizer].model.resolved()
         path = self.tokenizer_file(own.tokenizer)
         return {"tokenizer": {"model": model, "path": path}}
+
+    def sampling_jobs(self, experiment: str) -> int:
+        """Jobs that share the samples of one seed: no more than there are shards."""
+        own = self.experiments[experiment]
+        sizes = [own.sampling_of(name).shard_size for name in own.samplers]
+        return min(own.sampling.jobs, -(-own.evaluation.n // max(sizes)))
+
+    def sampled_in_parts(self, yes: bool) -> list[str]:
+        """Experiments whose samples are drawn by several jobs, or those by one."""
+        return [
+            name for name in self.experiments if (self.sampling_jobs(name) > 1) == yes
+        ]
+
+    def sample_parts(self, wildcards: Any) -> list[str]:
+        """Input function: the records of the jobs that share a seed."""
+        jobs = self.sampling_jobs(wildcards.experiment)
+        cell = f"{wildcards.experiment}/{wildcards.sampler}"
+        folder = f"results/{cell}/seed{wildcards.seed}/parts"
+        return [f"{folder}/{part}-of-{jobs}.json" for part in range(jobs)]
 
     def sampling_batch(self, cell: Cell) -> int:
         """Samples drawn at once."""

@@ -12,7 +12,7 @@ from fewstep import noise
 from fewstep.adm import write_images
 from fewstep.errors import UserError
 from fewstep.progress import Progress
-from fewstep.sampling import read_images
+from fewstep.samples import read_images
 
 _BLOCK = 256
 

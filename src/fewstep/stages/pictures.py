@@ -13,7 +13,8 @@ from torch import Tensor
 from fewstep.images import filmstrip, grid, save_png, to_uint8
 from fewstep.results import BLOCKS, CONVERGENCE, TRAINING, TRAJECTORIES
 from fewstep.results.store import read as read_table
-from fewstep.sampling import labels_for, read_images
+from fewstep.samples import read_images
+from fewstep.sampling import labels_for
 from fewstep.tarflow.sampler import load_sampler
 
 _TARGET_PIXELS = 64  # small images are enlarged to about this side

@@ -15,13 +15,8 @@ from fewstep.extractors import Extractor, Features, extract, load_extractor
 from fewstep.fidelity import ScoreOptions, protocol_id, score
 from fewstep.progress import Progress
 from fewstep.references import load_reference
-from fewstep.sampling import (
-    SampleManifest,
-    SampleOptions,
-    read_images,
-    read_manifest,
-    sample_labels,
-)
+from fewstep.samples import SampleManifest, read_images, read_manifest
+from fewstep.sampling import SampleOptions, sample_labels
 from fewstep.statistics import Reference
 
 

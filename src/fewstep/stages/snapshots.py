@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from fewstep import checkpoints, files
-from fewstep.device import pick_device
+from fewstep.device import fork_rng, pick_device
 from fewstep.errors import UserError
 from fewstep.extractors import load_extractor
 from fewstep.fidelity import ScoreOptions
 from fewstep.references import load_reference
-from fewstep.sampling import SampleOptions, draw_samples
+from fewstep.samples import draw_samples
+from fewstep.sampling import SampleOptions
 from fewstep.seqrf.flow import load_flow
 from fewstep.seqrf.sampler import make_sampler
 from fewstep.stages.score import score_samples
@@ -125,7 +126,7 @@ class Snapshots:
         else:
             device = pick_device()
             # Sampling draws nothing from torch's generator, but a scorer might.
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            with fork_rng(device):
                 value = self._measure(step, n, key, device)
             files.write_json(record, {"key": key, "score": value, "score_n": n})
             logger.info("step %d: %s of %d samples %.4g", step, self.metric, n, value)

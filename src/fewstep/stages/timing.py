@@ -22,12 +22,7 @@ from fewstep.provenance import (
 )
 from fewstep.results import TIMING
 from fewstep.results.parquet import write_rows
-from fewstep.sampling import (
-    Draw,
-    Sampler,
-    complete,
-    labels_for,
-)
+from fewstep.sampling import Draw, Sampler, complete, labels_for
 from fewstep.stages.systems import load_sampler
 from fewstep.timing import alternate
 
@@ -167,7 +162,7 @@ def _measure_all(
             measured.append(_measure(spec, samplers, rival, batch))
             note = f"batch {batch} done"
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            empty_cache(rival.device)
             note = f"batch {batch} does not fit into memory: left out"
         progress.advance(note=note)
     if not measured:

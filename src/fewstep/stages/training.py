@@ -11,7 +11,7 @@ from fewstep.results import TRAINING
 from fewstep.results.parquet import write_rows
 from fewstep.training import TrainOptions, TrainState
 
-COSMETIC = ("save_every", "log_every", "gpus", "sharded", "recompute")
+COSMETIC = ("save_every", "log_every", "gpus", "nodes", "sharded", "recompute")
 """Keys of a recipe that decide nothing about the weights."""
 
 

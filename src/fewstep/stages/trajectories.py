@@ -23,7 +23,7 @@ from fewstep.results.flows import (
     trajectory_rows,
 )
 from fewstep.results.parquet import write_rows
-from fewstep.sampling import read_images, read_manifest
+from fewstep.samples import read_images, read_manifest
 from fewstep.seqrf.flow import Flow, load_flow
 from fewstep.seqrf.integration import path_batches
 from fewstep.seqrf.sampler import FlowSampler, make_sampler
