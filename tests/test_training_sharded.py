@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fewstep.initial import InitialState
 from fewstep.par.objective import CodeBatch, CodesObjective
-from fewstep.training import PreemptedError, TrainOptions, leave_group, train
+from fewstep.training import PreemptedError, TrainOptions, closing_group, train
 from tests.par.toy import patterned, transformer
 
 OPTIONS = TrainOptions(
@@ -121,8 +121,9 @@ def work(folder: Path) -> None:
     )
     assert (list(seen), bool(kept)) == (([], False) if rank else ([3, 6], True))
     found["seen"] = (seen, [])
-    if leave_group():
-        torch.save(found, folder / "results.pt")
+    with closing_group() as first:
+        if first:
+            torch.save(found, folder / "results.pt")
 
 
 def launch(folder: Path) -> None:

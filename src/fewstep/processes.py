@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.device import process_group
+
 # While the first process scores a snapshot, the others wait in the next step.
 _PATIENCE = timedelta(hours=2)
 
@@ -29,18 +31,24 @@ def join_group(device: torch.device) -> tuple[int, int]:
     if world == 1:
         return 0, 1
     if not torch.distributed.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+        backend, further = process_group(device)
+        torch.distributed.init_process_group(backend, timeout=_PATIENCE, **further)
     return torch.distributed.get_rank(), world
 
 
-def leave_group() -> bool:
-    """End the process group, if there is one; whether this process is the first."""
+@contextmanager
+def closing_group() -> Iterator[bool]:
+    """The end of a training: whether this is the first process, which writes results.
+
+    The others wait until it has: whoever started them may take their end for a failure
+    and stop the first one while it writes.
+    """
     if not torch.distributed.is_initialized():
-        return True
-    rank = torch.distributed.get_rank()
+        yield True
+        return
+    yield torch.distributed.get_rank() == 0
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    return rank == 0
 
 
 def any_rank(flag: bool, world: int, device: torch.device) -> bool:

@@ -87,12 +87,12 @@ def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
     """The machine this process runs on.
 
     Returns:
-        {device, hardware (the name of the GPU, or of the processor), cpu, cores (all),
-        cores_allowed (to this process), memory_gb, gpu, driver, system}.
+        {device, hardware (name of the GPU or TPU, or of the processor), cpu, cores
+        (all), cores_allowed (to this process), memory_gb, gpu, driver, system}.
     """
     kind = str(device).split(":", maxsplit=1)[0]
     cpu = _cpu_model()
-    gpu = _gpu_name(device) if kind == "cuda" else None
+    gpu, driver = _accelerator(device)
     return {
         "device": kind,
         "hardware": gpu or cpu,
@@ -101,7 +101,7 @@ def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
         "cores_allowed": _cores_allowed(),
         "memory_gb": _memory_gb(),
         "gpu": gpu,
-        "driver": _driver() if kind == "cuda" else None,
+        "driver": driver,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 
@@ -133,24 +133,14 @@ def _memory_gb() -> float | None:
     return round(pages * size / 1e9, 1)
 
 
-def _gpu_name(device: torch.device | str) -> str | None:
-    import torch
+def _accelerator(device: torch.device | str) -> tuple[str | None, str | None]:
+    """The name of a GPU or TPU and its driver's version; None for a CPU."""
+    if str(device) == "cpu":
+        return None, None  # without importing torch
+    from fewstep.device import driver, label
 
-    if not torch.cuda.is_available():
-        return None
-    return str(torch.cuda.get_device_name(device))
-
-
-def _driver() -> str | None:
-    """The NVIDIA driver's version, None where nvidia-smi is not there."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.split("\n", maxsplit=1)[0].strip() or None
+    name = label(device)
+    return name, driver(device)
 
 
 def threads() -> int:
@@ -192,13 +182,15 @@ def row_fields(device: torch.device | str = "cpu") -> dict[str, Any]:
 def peak_memory_mb(device: torch.device | str = "cpu") -> float:
     """Peak memory since the start or `reset_peak_memory`, 10^6 bytes.
 
-    On a GPU: what torch allocated there. On a CPU: the process's resident memory, so
-    Python and the libraries are part of it.
+    On a GPU: what torch allocated there. On a CPU, and on a device that does not tell:
+    the process's resident memory, so Python and the libraries are part of it.
     """
-    if str(device).startswith("cuda"):
-        import torch
+    if str(device) != "cpu":
+        from fewstep.device import peak_memory
 
-        return torch.cuda.max_memory_allocated(device) / 1e6
+        there = peak_memory(device)
+        if there is not None:
+            return there / 1e6
     kib = _status_kib("VmHWM")
     if kib is not None:
         return kib * 1024 / 1e6
@@ -213,11 +205,11 @@ def reset_peak_memory(device: torch.device | str = "cpu") -> bool:
         False where the system does not allow it: the peak is then that of the whole
         process so far.
     """
-    if str(device).startswith("cuda"):
-        import torch
+    if str(device) != "cpu":
+        from fewstep import device as devices
 
-        torch.cuda.reset_peak_memory_stats(device)
-        return True
+        if devices.reset_peak_memory(device):
+            return True
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

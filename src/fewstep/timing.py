@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fewstep.device import synchronise
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -23,12 +25,6 @@ class Timing:
     median: float
     iqr: float
     seconds: tuple[float, ...]
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def once(call: Callable[[], object], device: torch.device) -> float:

@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fewstep import noise
-from fewstep.device import autocast
+from fewstep.device import autocast, fork_rng, mark_step, seed
 from fewstep.errors import UserError
 from fewstep.initial import InitialState, initial_average, set_moments
 from fewstep.optimizer import adamw
 from fewstep.processes import (
     PreemptedError,
     any_rank,
+    closing_group,
     join_group,
-    leave_group,
     mean_over_ranks,
     stop_signal,
 )
@@ -46,8 +46,8 @@ __all__ = [
     "PreemptedError",
     "TrainOptions",
     "TrainState",
+    "closing_group",
     "learning_rate",
-    "leave_group",
     "train",
 ]
 
@@ -128,7 +128,7 @@ def train(
     run = _Run(objective, options, path, key, model, optimizer, state, device)
     run.rank, run.world, run.on_snapshot = rank, world, on_snapshot
     # The draws of dropout leave the caller's generator as it was.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with fork_rng(device):
         _loop(run, Progress(label, options.steps, done=state.step))
     return _kept(run), state
 
@@ -215,7 +215,7 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     losses = []
     for number, part in enumerate(parts):
-        _seed_torch(options.seed, run.state.step, run.rank, number)
+        _seed_torch(run, number)
         with _sync(model, wanted=number == len(parts) - 1):
             with autocast(run.device, options.precision):
                 loss = run.objective.loss(model, part, run.device) / len(parts)
@@ -226,13 +226,15 @@ def _step(
         clip = nn.utils.clip_grad_norm_
         norm = whole(clip(model.parameters(), options.grad_clip))
     optimizer.step()
+    mark_step(run.device)
     return torch.stack(losses).sum(), norm
 
 
-def _seed_torch(seed: int, step: int, rank: int, part: int) -> None:
+def _seed_torch(run: _Run, part: int) -> None:
     """Key torch's own draws (dropout) by what they are for."""
-    stream = noise.stream(seed, f"torch/{rank}/{part}", step)
-    torch.manual_seed(int(stream.integers(2**63)))
+    purpose = f"torch/{run.rank}/{part}"
+    stream = noise.stream(run.options.seed, purpose, run.state.step)
+    seed(int(stream.integers(2**63)), run.device)
 
 
 def _sync(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:

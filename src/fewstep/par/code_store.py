@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fewstep import files
+from fewstep.device import empty_cache, memory_errors
 from fewstep.errors import UserError
 from fewstep.images import to_model_range
 from fewstep.par.code_plan import FORMAT, METADATA_KEY, CodePlan, schema
@@ -236,7 +237,9 @@ class _Encoder:
         while done < len(views):
             part = views[done : done + self.batch]
             try:
-                out.append(self._codes(self._filled(part))[: len(part)].cpu().numpy())
+                with memory_errors():
+                    codes = self._codes(self._filled(part))
+                out.append(codes[: len(part)].cpu().numpy())
             except torch.OutOfMemoryError:
                 self._halve()
                 continue
@@ -262,6 +265,5 @@ class _Encoder:
                 do="use a bigger device or a lower precision",
             ) from None
         self.batch //= 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache(self.device)
         logger.warning("out of memory: batch halved to %d views", self.batch)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep import noise
+from fewstep.device import mark_step
 from fewstep.par.decoding import (
     Choose,
     Guidance,
@@ -99,6 +100,7 @@ def generate_tokens(
         broken |= logits.isnan().any(-1).any(-1)
         logits = filter_logits(logits, **vars(options))
         tokens[:, one.start : one.stop] = choose(logits, one)
+        mark_step(tokens.device)
     return Tokens(tokens, broken)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fewstep.device import mark_step
 from fewstep.errors import UserError
 from fewstep.seqrf.ode import FIXED_STEPS, ErrorNorm, Solution, rk45
 from fewstep.seqrf.segments import (
@@ -228,6 +229,7 @@ def _fixed(
         x = new
         if path is not None:
             path[m + 1] = x
+        mark_step(x.device)
         if m + 1 == steps or heads[m + 1] != segment:
             meter.leave(x, segments.start(segment) - segments.end(segment))
     counts = [calls * count for count in steps_by_segment(segments, steps)]

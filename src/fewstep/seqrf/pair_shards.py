@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fewstep import files, noise
 from fewstep.data import Dataset
+from fewstep.device import empty_cache, memory_errors
 from fewstep.errors import UserError
 from fewstep.images import to_model_range
 from fewstep.progress import Progress
@@ -221,7 +222,8 @@ def _make(
         while done < len(queue):
             rows = queue[done : done + batch]
             try:
-                pairs = job.pairs(rows)
+                with memory_errors():
+                    pairs = job.pairs(rows)
             except torch.OutOfMemoryError:
                 if batch == 1:
                     raise UserError(
@@ -229,7 +231,7 @@ def _make(
                         do="use a bigger device or a lower precision",
                     ) from None
                 batch //= 2
-                torch.cuda.empty_cache()
+                empty_cache(job.device)
                 logger.warning("out of memory: batch halved to %d", batch)
                 continue
             _store(job, columns, rows, pairs)

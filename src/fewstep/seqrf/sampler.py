@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep import files, noise
-from fewstep.device import autocast, pick_device
+from fewstep.device import autocast, check_shapes, pick_device
 from fewstep.sampling import Draw
 from fewstep.seqrf.flow import Flow, load_flow
 from fewstep.seqrf.integration import Integration, Solver, integrate
@@ -46,6 +46,11 @@ class FlowSampler:
     @property
     def device(self) -> torch.device:
         return self.flow.model.sigmas.device
+
+    @property
+    def static_shapes(self) -> bool:
+        """Whether every step sees the same shapes; rk45 goes on with fewer samples."""
+        return self.solver != "rk45"
 
     def inputs(
         self,
@@ -124,4 +129,6 @@ def load_sampler(
     """
     flow = load_flow(spec["model"], spec["segments"], checkpoint, pick_device())
     settings = spec if plan is None else files.read_json(plan)["strategy"]
-    return make_sampler(flow, settings, spec["sampling"]["precision"])
+    sampler = make_sampler(flow, settings, spec["sampling"]["precision"])
+    check_shapes(sampler.device, sampler.static_shapes, sampler.solver)
+    return sampler

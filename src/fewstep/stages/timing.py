@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fewstep import files
+from fewstep.device import empty_cache, memory_errors
 from fewstep.errors import UserError
 from fewstep.progress import Progress
 from fewstep.provenance import (
@@ -159,7 +160,8 @@ def _measure_all(
     progress = Progress(f"time {what}", len(batches), every=5)
     for batch in batches:
         try:
-            measured.append(_measure(spec, samplers, rival, batch))
+            with memory_errors():
+                measured.append(_measure(spec, samplers, rival, batch))
             note = f"batch {batch} done"
         except torch.OutOfMemoryError:
             empty_cache(rival.device)

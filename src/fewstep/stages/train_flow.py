@@ -10,7 +10,7 @@ from fewstep.device import pick_device
 from fewstep.stages.flow_recipe import Sources, build
 from fewstep.stages.snapshots import Snapshots, snapshots_agree
 from fewstep.stages.training import history_of, train_options, write_curve
-from fewstep.training import leave_group, train
+from fewstep.training import closing_group, train
 
 
 def train_flow(
@@ -48,8 +48,11 @@ def train_flow(
         initial=recipe.initial,
         on_snapshot=snapshots.take if spec["train"]["snapshots"] else None,
     )
-    if not leave_group():
-        return
-    snapshots.publish(out.parent, state)
-    write_curve(spec["name"], state, curve, snapshots.metric)
-    checkpoints.write_state_dict(out, tensors, recipe.about, history_of(spec, state))
+    with closing_group() as first:
+        if not first:
+            return
+        snapshots.publish(out.parent, state)
+        write_curve(spec["name"], state, curve, snapshots.metric)
+        checkpoints.write_state_dict(
+            out, tensors, recipe.about, history_of(spec, state)
+        )

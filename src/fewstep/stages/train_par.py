@@ -20,7 +20,7 @@ from fewstep.stages.training import (
     train_options,
     write_curve,
 )
-from fewstep.training import leave_group, train
+from fewstep.training import closing_group, train
 
 MODEL_KEYS = ("dropout", "token_dropout", "attention_dropout", "drop_path", "recompute")
 """Keys of `train` that are arguments of the transformer."""
@@ -63,10 +63,11 @@ def train_par(
         device=pick_device(),
         label=f"train {spec['name']}",
     )
-    if not leave_group():
-        return
-    write_curve(spec["name"], state, curve)
-    checkpoints.write_state_dict(out, tensors, about, history_of(spec, state))
+    with closing_group() as first:
+        if not first:
+            return
+        write_curve(spec["name"], state, curve)
+        checkpoints.write_state_dict(out, tensors, about, history_of(spec, state))
 
 
 def build_model(spec: dict[str, Any], start: Path | None) -> Transformer:

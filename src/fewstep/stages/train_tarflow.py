@@ -20,7 +20,7 @@ from fewstep.stages.training import (
 )
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.training import NoiseOptions, TarFlowObjective
-from fewstep.training import leave_group, train
+from fewstep.training import closing_group, train
 
 
 def train_tarflow(
@@ -63,13 +63,16 @@ def train_tarflow(
         device=pick_device(),
         label=f"train {spec['name']}",
     )
-    if not leave_group():
-        return
-    write_curve(spec["name"], state, curve)
-    kept = {name: t for name, t in tensors.items() if not name.endswith("attn_mask")}
-    checkpoints.write_state_dict(
-        out, kept, _manifest(spec, data), history_of(spec, state)
-    )
+    with closing_group() as first:
+        if not first:
+            return
+        write_curve(spec["name"], state, curve)
+        kept = {
+            name: t for name, t in tensors.items() if not name.endswith("attn_mask")
+        }
+        checkpoints.write_state_dict(
+            out, kept, _manifest(spec, data), history_of(spec, state)
+        )
 
 
 def run_key(spec: dict[str, Any], data: Dataset) -> str:

@@ -20,7 +20,7 @@ from fewstep.stages.training import (
     train_options,
     write_curve,
 )
-from fewstep.training import leave_group, train
+from fewstep.training import closing_group, train
 
 
 def train_tokenizer(
@@ -73,12 +73,13 @@ def train_tokenizer(
         device=pick_device(),
         label=f"train {spec['name']}",
     )
-    if not leave_group():
-        return
-    write_curve(spec["name"], state, curve)
-    checkpoints.write_state_dict(
-        out, tensors, _manifest(spec, data), history_of(spec, state)
-    )
+    with closing_group() as first:
+        if not first:
+            return
+        write_curve(spec["name"], state, curve)
+        checkpoints.write_state_dict(
+            out, tensors, _manifest(spec, data), history_of(spec, state)
+        )
 
 
 def run_key(spec: dict[str, Any], data: Dataset) -> str:

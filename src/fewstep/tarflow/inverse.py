@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fewstep.device import mark_step
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.model import FlowBlock, KeyValueCache, TarFlow
 from fewstep.tarflow.strategy import BlockPlan, Strategy
@@ -124,7 +125,7 @@ def solve_exact(
                 z[:, window], s[:, start - first :], u[:, start - first :]
             )
             if k < length:
-                new[:, k:] = _bounded(new[:, k:])
+                new = _bounded(new, k)
             moved = (new - x[:, window]).abs().amax(dim=(1, 2), keepdim=True)
             x[:, window] = torch.where(active, new, x[:, window])
             if on_iteration is not None:
@@ -132,15 +133,18 @@ def solve_exact(
             # After `length` iterations the segment is exact, and so is its cache.
             stale = stop if k == length else start
             active = active & ~(moved <= tol)  # a NaN keeps its sample active
+            mark_step(x.device)
             if k < length and not active.any():
                 break
     return x
 
 
-def _bounded(x: Tensor) -> Tensor:
-    """Unsettled entries, kept finite."""
-    x = torch.nan_to_num(x, nan=0.0, posinf=_EXCURSION, neginf=-_EXCURSION)
-    return x.clamp(-_EXCURSION, _EXCURSION)
+def _bounded(x: Tensor, settled: int) -> Tensor:
+    """Entries of a window (B, n, C), those after the first settled ones kept finite."""
+    finite = torch.nan_to_num(x, nan=0.0, posinf=_EXCURSION, neginf=-_EXCURSION)
+    # A slice would have another shape in each iteration.
+    place = torch.arange(x.shape[1], device=x.device)[:, None]
+    return torch.where(place < settled, x, finite.clamp(-_EXCURSION, _EXCURSION))
 
 
 def solve_released(
@@ -173,6 +177,7 @@ def solve_released(
                 x[:, 0] = x[:, 0].clamp(-_CLAMP, _CLAMP)
             if on_iteration is not None:
                 on_iteration(number, k, x)
+            mark_step(x.device)
             if torch.linalg.vector_norm(x - old) / scale <= tol:
                 break
     return x
