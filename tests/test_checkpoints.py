@@ -13,6 +13,8 @@ from torch import nn
 from fewstep import checkpoints
 from fewstep.errors import UserError
 
+CPU = torch.device("cpu")
+
 
 class Evil:
     """Runs a command when it is unpickled without care."""
@@ -80,3 +82,51 @@ def test_half_precision_weights_become_the_model_s_type() -> None:
     halves = {name: value.half() for name, value in model.state_dict().items()}
     checkpoints.load_weights(model, halves, "file")
     assert model.weight.dtype == torch.float32
+
+
+def test_a_model_takes_the_tensors_themselves() -> None:
+    """Assigned weights are not copied, and those that do not fit are named."""
+    tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+    with checkpoints.unfilled():
+        model = torch.nn.Linear(3, 2)
+    checkpoints.assign_weights(model, tensors, "x.pth", CPU)
+    assert model.weight.data_ptr() == tensors["weight"].data_ptr()
+    assert model.weight.requires_grad
+    other = {**tensors, "weight": torch.ones(3, 3)}
+    with pytest.raises(UserError, match=r"x.pth: tensor weight: shape \(3, 3\)"):
+        checkpoints.assign_weights(model, other, "x.pth", CPU)
+
+
+def test_a_cpu_s_weights_lie_where_it_reads_fast() -> None:
+    """Tensors that start in the middle of a cache line are copied to a whole one."""
+    whole = torch.arange(32.0)
+    tensors = {"weight": whole[2:8].view(2, 3), "bias": whole[16:18]}
+    model = torch.nn.Linear(3, 2)
+    checkpoints.assign_weights(model, tensors, "x.pth", CPU)
+    assert torch.equal(model.weight, tensors["weight"])
+    assert model.weight.data_ptr() % 64 == 0
+    assert model.bias.data_ptr() == tensors["bias"].data_ptr()
+
+
+def test_models_without_values_draw_no_random_numbers() -> None:
+    """Inside `unfilled` the initial weights cost no random number, outside they do."""
+    before = torch.get_rng_state()
+    with checkpoints.unfilled():
+        torch.nn.Linear(3, 2)
+        torch.nn.Conv2d(3, 2, 3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.nn.Linear(3, 2)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_file_stays_what_it_is(tmp_path: Path) -> None:
+    """Tensors are mapped, not copied; writing to them changes no file."""
+    tensors = {"a": torch.arange(4.0)}
+    torch.save(tensors, tmp_path / "x.pth")
+    checkpoints.write_state_dict(tmp_path / "x.safetensors", tensors, {})
+    for name in ("x.pth", "x.safetensors"):
+        before = (tmp_path / name).read_bytes()
+        found = checkpoints.read_state_dict(tmp_path / name)
+        found["a"].add_(1)
+        assert torch.equal(found["a"], tensors["a"] + 1)
+        assert (tmp_path / name).read_bytes() == before

@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep import checkpoints, files
-from fewstep.device import has_bf16, pick_device
+from fewstep.device import check_shapes, has_bf16, memory_errors, pick_device
 from fewstep.errors import UserError
 from fewstep.par.decoding import Guidance, by_inversion
 from fewstep.par.generation import (
@@ -48,6 +48,9 @@ class ParSampler:
     guidance: Guidance = field(default_factory=Guidance)
     options: DrawOptions = field(default_factory=DrawOptions)
     _cache: Cache | None = None
+
+    static_shapes: ClassVar[bool] = False
+    """A pass sees the cache as far as it is filled."""
 
     @property
     def device(self) -> torch.device:
@@ -93,10 +96,11 @@ class ParSampler:
         and treats by its policy.
         """
         try:
-            drawn = self.tokens(*inputs)
-            codes = to_raster(drawn.tokens, self.gpt.schedule)
-            parts = torch.split(codes, _DECODED)
-            images = torch.cat([self.vq.decode(part) for part in parts])
+            with memory_errors():
+                drawn = self.tokens(*inputs)
+                codes = to_raster(drawn.tokens, self.gpt.schedule)
+                parts = torch.split(codes, _DECODED)
+                images = torch.cat([self.vq.decode(part) for part in parts])
         except torch.OutOfMemoryError:
             self.release()  # the halved batch shall not pay for this one
             raise
@@ -121,9 +125,10 @@ def load_transformer(
     Raises:
         UserError: when the weights do not fit the architecture.
     """
-    gpt = Transformer(**config)
+    with checkpoints.unfilled():
+        gpt = Transformer(**config)
     tensors = checkpoints.read_state_dict(checkpoint)
-    checkpoints.load_weights(gpt, tensors, str(checkpoint))
+    checkpoints.assign_weights(gpt, tensors, str(checkpoint), device)
     return gpt.to(device).eval()
 
 
@@ -131,9 +136,10 @@ def load_tokenizer(
     config: dict[str, Any], checkpoint: str | Path, device: torch.device
 ) -> VQModel:
     """A tokenizer in evaluation mode with the weights of a `.safetensors` file."""
-    vq = VQModel(**config)
+    with checkpoints.unfilled():
+        vq = VQModel(**config)
     tensors = checkpoints.read_state_dict(checkpoint)
-    checkpoints.load_weights(vq, tensors, str(checkpoint))
+    checkpoints.assign_weights(vq, tensors, str(checkpoint), device)
     return vq.to(device).eval()
 
 
@@ -179,6 +185,7 @@ def load_sampler(
         draw["cfg_interval"],
     )
     options = DrawOptions(draw["temperature"], draw["top_k"], draw["top_p"])
+    check_shapes(device, ParSampler.static_shapes, "PAR")
     return ParSampler(gpt, vq, guidance, options)
 
 

@@ -7,6 +7,7 @@ order of the raw weights; nothing in the file is run.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,9 @@ the learning rate, spelled as numpy 1 or numpy 2 does."""
 def _load(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError("file not found", where=str(path), expected=_EXPECTED)
-    return read_foreign(path, _EXPECTED, _ALLOWED)
+    # Mapped, Adam's moments are not read where only the average is wanted.
+    mapped = zipfile.is_zipfile(path)
+    return read_foreign(path, _EXPECTED, _ALLOWED, mmap=mapped)
 
 
 def _part(content: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

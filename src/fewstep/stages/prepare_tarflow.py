@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fewstep import checkpoints
 from fewstep.stages.sources import source_facts
-from fewstep.tarflow.sampler import load_model
+from fewstep.tarflow.model import TarFlow
 
 
 def prepare(spec: dict[str, Any], source: Path, record: Path | None, out: Path) -> None:
@@ -22,10 +20,12 @@ def prepare(spec: dict[str, Any], source: Path, record: Path | None, out: Path) 
         out: `model.safetensors`; its manifest goes beside it.
     """
     about = source_facts(source, record)
-    model = load_model(spec["model"], source, torch.device("cpu"))
+    with checkpoints.unfilled():
+        model = TarFlow(**spec["model"])
+    found = checkpoints.read_state_dict(source)
     tensors = {
         name: tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in checkpoints.fitted(model, found, str(source)).items()
         if not name.endswith("attn_mask")
     }
     manifest = {

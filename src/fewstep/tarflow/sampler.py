@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep import checkpoints, files, noise
-from fewstep.device import autocast, pick_device
+from fewstep.device import autocast, check_shapes, pick_device
 from fewstep.sampling import Draw
 from fewstep.tarflow.guidance import UNGUIDED, Guidance
 from fewstep.tarflow.inverse import Inversion, Mode, invert, mean_steps
@@ -96,6 +96,14 @@ class TarFlowSampler:
     def device(self) -> torch.device:
         return self.model.var.device
 
+    @property
+    def static_shapes(self) -> bool:
+        """Whether every step sees the same shapes.
+
+        Jacobi over the whole sequence does; with segments, and in For, the cache grows.
+        """
+        return all(plan.segments == 1 for plan in self.strategy.blocks)
+
     def inputs(
         self,
         seed: int,
@@ -152,9 +160,10 @@ def load_model(
     Raises:
         UserError: when the weights do not fit the architecture.
     """
-    model = TarFlow(**config)
+    with checkpoints.unfilled():
+        model = TarFlow(**config)
     tensors = checkpoints.read_state_dict(checkpoint)
-    checkpoints.load_weights(model, tensors, str(checkpoint))
+    checkpoints.assign_weights(model, tensors, str(checkpoint), device)
     return model.to(device).eval()
 
 
@@ -174,7 +183,7 @@ def load_sampler(
         strategy = Strategy.sequential(len(model.blocks), model.tokens)
     else:
         strategy = Strategy.from_dict(files.read_json(plan)["strategy"])
-    return TarFlowSampler(
+    sampler = TarFlowSampler(
         model,
         strategy,
         Guidance(
@@ -190,3 +199,5 @@ def load_sampler(
         denoise=sampling["self_denoise"],
         precision=sampling["precision"],
     )
+    check_shapes(sampler.device, sampler.static_shapes, f"strategy {strategy}")
+    return sampler
