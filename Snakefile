@@ -28,6 +28,7 @@ include: "rules/seqrf.smk"
 include: "rules/par.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/smoke.smk"
 
 
 localrules:
@@ -73,6 +74,17 @@ rule extract:
 rule train:
     input:
         GRAPH.trainings_at_paper_scale(),
+
+
+# One training each: train_afhq, train_par-xl-4x, train_cifar10-4seqrf …
+for training, weights in GRAPH.training_targets().items():
+
+    rule:
+        name:
+            training
+        input:
+            weights,
+        localrule: True
 
 
 rule demo:

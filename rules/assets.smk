@@ -10,11 +10,16 @@ rule asset:
         "results/assets/{name}.json",
     log:
         "logs/assets/{name}.log",
-    retries: 2
     params:
         spec=lambda w: as_json(GRAPH.asset(w.name)),
         code=code("hub"),
+    # Not even those of a profile: the stage is patient itself, and says a refusal once.
+    retries: 0
+    resources:
+        # No param: a better estimate is no reason to fetch again.
+        expected_mb=lambda w: GRAPH.asset_mb(w.name),
     message:
         "fetch {wildcards.name}"
     shell:
-        "python -m fewstep fetch --spec {params.spec:q} --out {output} 2>&1 | tee {log}"
+        "python -m fewstep fetch --spec {params.spec:q}"
+        " --expected-mb {resources.expected_mb} --out {output} 2>&1 | tee {log}"

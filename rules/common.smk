@@ -25,22 +25,21 @@ shell.prefix("set -euo pipefail; tee() {{ trap '' TERM USR2; exec tee \"$@\"; }}
 DEMO = GRAPH.demo()
 
 
-def fetched_extractors():
-    """Extractors whose weights torch-fidelity fetches."""
-    named = GRAPH.config.extractors.items()
-    return [n for n, own in named if own.kind != "classifier" and own.weights is None]
+def asks(kind, name, gpu=True, share=lambda w: 1.0):
+    """Runtime, memory and GPUs of a kind of job (`GRAPH.ask`), estimated.
 
+    `name` is made of the wildcards; of work that several jobs do together a job has
+    this share.
+    """
 
-def extractor_files(reference):
-    """What makes sure that the extractor of a reference is there."""
-    name = GRAPH.config.references[reference].extractor
-    if name in fetched_extractors():
-        return [f"results/extractors/{name}.json"]
-    return GRAPH.extractor_inputs(reference)
+    def one(key):
+        def asked(wildcards, attempt):
+            whose = name.format(**dict(wildcards.items()))
+            # The estimate may have been the reason why the last attempt failed.
+            share_of = share(wildcards) * attempt
+            return getattr(GRAPH.ask(kind, whose, share=share_of), key)
 
+        return asked
 
-def reference_gpus(reference):
-    """One, but where published statistics are only read; an .npz may hold images."""
-    own = GRAPH.config.references[reference]
-    read = own.file is not None and not GRAPH.asset_path(own.file).endswith(".npz")
-    return 0 if read else 1
+    keys = ("runtime", "mem_mb", *(("gpu", "gpu_model") if gpu else ()))
+    return {key: one(key) for key in keys}

@@ -9,8 +9,7 @@ rule dataset:
     log:
         "logs/data/{name}.log",
     resources:
-        runtime=720,
-        mem_mb=8000,
+        **asks("dataset", "{name}", gpu=False),
     params:
         spec=lambda w: as_json(GRAPH.config.datasets[w.name].resolved()),
         folder="results/data/{name}",
@@ -55,7 +54,7 @@ rule inception:
     log:
         "logs/extractors/{name}.log",
     wildcard_constraints:
-        name=one_of(fetched_extractors()),
+        name=one_of(GRAPH.fetched_extractors()),
     retries: 2
     message:
         "fetch the weights of {wildcards.name}"
@@ -66,7 +65,7 @@ rule inception:
 # All that scores on a reference has it as an input, so it alone asks for the network.
 rule reference:
     input:
-        extractor=lambda w: extractor_files(w.name),
+        extractor=lambda w: GRAPH.extractor_files(w.name),
         source=lambda w: GRAPH.reference_inputs(w.name),
     output:
         statistics="results/references/{name}.npz",
@@ -75,9 +74,7 @@ rule reference:
         "logs/references/{name}.log",
     threads: 2
     resources:
-        runtime=720,
-        mem_mb=8000,
-        gpu=lambda w: reference_gpus(w.name),
+        **asks("reference", "{name}"),
     params:
         spec=lambda w: as_json(GRAPH.config.references[w.name].resolved()),
         extractor=lambda w: as_json(GRAPH.extractor(w.name)),

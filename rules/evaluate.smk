@@ -13,9 +13,11 @@ rule sample:
     wildcard_constraints:
         experiment=one_of(GRAPH.sampled_in_parts(False)),
     resources:
-        runtime=1440,
-        mem_mb=32000,
-        gpu=1,
+        **asks(
+            "sample",
+            "{experiment}/{sampler}",
+            share=lambda w: 1 / GRAPH.sampling_jobs(w.experiment),
+        ),
         # No param: a sample does not depend on how many are drawn at once.
         batch_size=lambda w: GRAPH.sampling_batch((w.experiment, w.sampler)),
     params:
@@ -79,9 +81,7 @@ rule timing:
     # A clock runs: nothing else may.
     threads: ALL_CORES
     resources:
-        runtime=240,
-        mem_mb=32000,
-        gpu=1,
+        **asks("timing", "{experiment}/{sampler}"),
     params:
         spec=lambda w: as_json(GRAPH.timing((w.experiment, w.sampler))),
         model=lambda w: GRAPH.weights((w.experiment, w.sampler)),
@@ -115,9 +115,7 @@ rule timing_together:
     # A clock runs: nothing else may.
     threads: ALL_CORES
     resources:
-        runtime=240,
-        mem_mb=32000,
-        gpu=1,
+        **asks("timing_together", "{experiment}"),
     params:
         spec=lambda w: as_json(GRAPH.timed_together(w.experiment)),
         plans=lambda w, input: [f"--plan {path}" for path in input.plans],
@@ -143,9 +141,9 @@ rule score:
     log:
         "logs/{experiment}/{sampler}/score.log",
     resources:
-        runtime=720,
-        mem_mb=32000,
-        gpu=1,
+        **asks("score", "{experiment}/{sampler}"),
+        # No param: a score does not depend on how many are looked at together.
+        batch_size=lambda w: GRAPH.scoring_batch(w.experiment),
     params:
         spec=lambda w: as_json(GRAPH.score(w.experiment)),
         samples=lambda w, input: [f"--samples {path}" for path in input.samples],
@@ -155,7 +153,8 @@ rule score:
         "score {wildcards.experiment}/{wildcards.sampler}"
     shell:
         "python -m fewstep --threads {threads} score --spec {params.spec:q} {params.samples}"
-        " --reference {input.reference} {params.weights} --out {output} 2>&1 | tee {log}"
+        " --batch {resources.batch_size} --reference {input.reference} {params.weights}"
+        " --out {output} 2>&1 | tee {log}"
 
 
 localrules:
@@ -170,6 +169,7 @@ rule evaluation:
         samples=GRAPH.seed_files("samples.json"),
         plan="results/{experiment}/{sampler}/plan.json",
         dataset=GRAPH.real_images,
+        assets=lambda w: GRAPH.asset_records(w.experiment),
     output:
         "results/{experiment}_{sampler}_fid.json",
     log:
@@ -178,6 +178,7 @@ rule evaluation:
         spec=lambda w: as_json(GRAPH.evaluation((w.experiment, w.sampler))),
         samples=lambda w, input: [f"--samples {path}" for path in input.samples],
         dataset=lambda w, input: [f"--dataset {path}" for path in input.dataset],
+        assets=lambda w, input: [f"--asset {path}" for path in input.assets],
         table="results/tables/evaluations.parquet",
         code=code("stages.evaluate"),
     message:
@@ -185,7 +186,7 @@ rule evaluation:
     shell:
         "python -m fewstep evaluate --spec {params.spec:q} --scores {input.scores}"
         " --timing {input.timing} {params.samples} --plan {input.plan}"
-        " {params.dataset} --table {params.table} --out {output}"
+        " {params.dataset} {params.assets} --table {params.table} --out {output}"
         " 2>&1 | tee {log}"
 
 

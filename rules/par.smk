@@ -17,12 +17,12 @@ rule par_train_tokenizer:
         name=one_of(GRAPH.tokenizers(trained=True)),
     threads: ALL_CORES
     resources:
-        runtime=1440,
-        # Every process holds the whole model once before it is on its GPU.
-        mem_mb=lambda w: 24_000 + 8_000 * GRAPH.tokenizer_gpus(w.name),
-        gpu=lambda w: GRAPH.tokenizer_gpus(w.name),
+        # Of each node.
+        **asks("train_tokenizer", "{name}"),
+        nodes=lambda w: GRAPH.tokenizer_nodes(w.name),
         # No profile limits it, as one may limit `gpu`.
         processes=lambda w: GRAPH.tokenizer_gpus(w.name),
+        save_every=lambda w: GRAPH.tokenizer_save_every(w.name),
     params:
         spec=lambda w: as_json(GRAPH.tokenizer_train(w.name)),
         dataset=lambda w: GRAPH.tokenizer_dataset(w.name),
@@ -31,7 +31,8 @@ rule par_train_tokenizer:
         "train the tokenizer {wildcards.name}"
     shell:
         "python -m fewstep --threads {threads} train-tokenizer --spec {params.spec:q}"
-        " --gpus {resources.processes}"
+        " --gpus {resources.processes} --nodes {resources.nodes}"
+        " --save-every {resources.save_every}"
         " --dataset {params.dataset} --work {params.work} --out {output.model}"
         " --curve {output.curve} 2>&1 | tee {log}"
 
@@ -47,8 +48,7 @@ rule par_prepare_tokenizer:
     wildcard_constraints:
         name=one_of(GRAPH.tokenizers(trained=False)),
     resources:
-        runtime=30,
-        mem_mb=8000,
+        **asks("prepare_tokenizer", "{name}", gpu=False),
     params:
         spec=lambda w: as_json(GRAPH.tokenizer_model(w.name)),
         checkpoint=lambda w: GRAPH.tokenizer_option(w.name),
@@ -100,9 +100,7 @@ rule par_reconstruct:
     wildcard_constraints:
         name=one_of(GRAPH.reconstructed()),
     resources:
-        runtime=240,
-        mem_mb=16000,
-        gpu=1,
+        **asks("reconstruct", "{name}"),
     params:
         spec=lambda w: as_json(GRAPH.reconstruction(w.name)),
         dataset=lambda w: GRAPH.tokenizer_dataset(w.name),
@@ -149,9 +147,7 @@ rule par_codes:
     # A folder's images are decoded while the device encodes.
     threads: lambda w: GRAPH.code_threads(w.name)
     resources:
-        runtime=240,
-        mem_mb=32000,
-        gpu=1,
+        **asks("codes", "{name}"),
         # No param: a code does not depend on how many are made at once.
         batch_size=lambda w: GRAPH.code_batch(w.name),
     params:
@@ -226,11 +222,12 @@ rule par_train:
         experiment=one_of(GRAPH.of_system("par", trained=True)),
     threads: ALL_CORES
     resources:
-        runtime=1440,
-        mem_mb=lambda w: GRAPH.train_memory(w.experiment),
-        gpu=lambda w: GRAPH.gpus(w.experiment),
+        # Of each node.
+        **asks("train", "{experiment}"),
+        nodes=lambda w: GRAPH.nodes(w.experiment),
         # No profile limits it, as one may limit `gpu`.
         processes=lambda w: GRAPH.gpus(w.experiment),
+        save_every=lambda w: GRAPH.save_every(w.experiment),
     params:
         spec=lambda w: as_json(GRAPH.par_train(w.experiment)),
         sources=GRAPH.par_train_options,
@@ -239,7 +236,9 @@ rule par_train:
         "train {wildcards.experiment}"
     shell:
         "python -m fewstep --threads {threads} train-par --spec {params.spec:q}"
-        " --gpus {resources.processes} {params.sources} --work {params.work}"
+        " --gpus {resources.processes} --nodes {resources.nodes}"
+        " --save-every {resources.save_every}"
+        " {params.sources} --work {params.work}"
         " --out {output.model} --curve {output.curve} 2>&1 | tee {log}"
 
 
@@ -254,8 +253,7 @@ rule par_prepare:
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("par", trained=False)),
     resources:
-        runtime=60,
-        mem_mb=64000,
+        **asks("prepare", "{experiment}", gpu=False),
     params:
         spec=lambda w: as_json(GRAPH.experiment(w.experiment, "model")),
         checkpoint=lambda w: GRAPH.checkpoint_option(w.experiment),

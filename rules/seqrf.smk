@@ -12,8 +12,7 @@ rule seqrf_prepare:
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("seqrf", trained=False)),
     resources:
-        runtime=60,
-        mem_mb=16000,
+        **asks("prepare", "{experiment}", gpu=False),
     params:
         spec=lambda w: as_json(GRAPH.experiment(w.experiment, "model", "segments")),
         checkpoint=lambda w: GRAPH.checkpoint_option(w.experiment),
@@ -36,8 +35,7 @@ rule seqrf_state:
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("seqrf", trained=False)),
     resources:
-        runtime=60,
-        mem_mb=16000,
+        **asks("prepare", "{experiment}", gpu=False),
     params:
         checkpoint=lambda w: GRAPH.checkpoint_option(w.experiment),
         code=code("stages.prepare_flow"),
@@ -57,9 +55,7 @@ rule seqrf_edges:
         "logs/pairs/{name}/edges.log",
     threads: 2
     resources:
-        runtime=120,
-        mem_mb=32000,
-        gpu=1,
+        **asks("edges", "{name}"),
     params:
         spec=lambda w: as_json(GRAPH.edges(w.name)),
     message:
@@ -84,9 +80,7 @@ rule seqrf_pairs:
     wildcard_constraints:
         number=r"\d{5}",
     resources:
-        runtime=240,
-        mem_mb=32000,
-        gpu=1,
+        **asks("pairs", "{name}"),
         # No param: a pair does not depend on how many are made at once.
         batch_size=lambda w: GRAPH.pair_batch(w.name),
     params:
@@ -141,12 +135,12 @@ rule seqrf_train:
         experiment=one_of(GRAPH.of_system("seqrf", trained=True)),
     threads: ALL_CORES
     resources:
-        runtime=1440,
-        # Every process holds the whole model once before it is on its GPU.
-        mem_mb=lambda w: 24_000 + 8_000 * GRAPH.gpus(w.experiment),
-        gpu=lambda w: GRAPH.gpus(w.experiment),
+        # Of each node.
+        **asks("train", "{experiment}"),
+        nodes=lambda w: GRAPH.nodes(w.experiment),
         # No profile limits it, as one may limit `gpu`.
         processes=lambda w: GRAPH.gpus(w.experiment),
+        save_every=lambda w: GRAPH.save_every(w.experiment),
         # Of the snapshots' samples, which do not depend on it.
         batch_size=lambda w: GRAPH.snapshot_batch(w.experiment),
     params:
@@ -157,7 +151,9 @@ rule seqrf_train:
         "train {wildcards.experiment}"
     shell:
         "python -m fewstep --threads {threads} train-flow --spec {params.spec:q}"
-        " --gpus {resources.processes} --batch {resources.batch_size} {params.sources}"
+        " --gpus {resources.processes} --nodes {resources.nodes}"
+        " --save-every {resources.save_every}"
+        " --batch {resources.batch_size} {params.sources}"
         " --work {params.work}"
         " --out {output.model} --curve {output.curve} 2>&1 | tee {log}"
 
@@ -195,9 +191,7 @@ rule seqrf_trajectories:
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("seqrf")),
     resources:
-        runtime=120,
-        mem_mb=16000,
-        gpu=1,
+        **asks("trajectories", "{experiment}"),
     params:
         spec=lambda w: as_json(GRAPH.trajectories(w.experiment)),
     message:

@@ -14,12 +14,12 @@ rule tarflow_train:
         experiment=one_of(GRAPH.of_system("tarflow", trained=True)),
     threads: ALL_CORES
     resources:
-        runtime=1440,
-        # Every process holds the whole model once before it is on its GPU.
-        mem_mb=lambda w: 24_000 + 8_000 * GRAPH.gpus(w.experiment),
-        gpu=lambda w: GRAPH.gpus(w.experiment),
+        # Of each node.
+        **asks("train", "{experiment}"),
+        nodes=lambda w: GRAPH.nodes(w.experiment),
         # No profile limits it, as one may limit `gpu`.
         processes=lambda w: GRAPH.gpus(w.experiment),
+        save_every=lambda w: GRAPH.save_every(w.experiment),
     params:
         spec=lambda w: as_json(GRAPH.tarflow_train(w.experiment)),
         dataset=lambda w: GRAPH.dataset_folder(w.experiment),
@@ -28,7 +28,8 @@ rule tarflow_train:
         "train {wildcards.experiment}"
     shell:
         "python -m fewstep --threads {threads} train-tarflow --spec {params.spec:q}"
-        " --gpus {resources.processes}"
+        " --gpus {resources.processes} --nodes {resources.nodes}"
+        " --save-every {resources.save_every}"
         " --dataset {params.dataset} --work {params.work} --out {output.model}"
         " --curve {output.curve} 2>&1 | tee {log}"
 
@@ -44,8 +45,7 @@ rule tarflow_prepare:
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("tarflow", trained=False)),
     resources:
-        runtime=60,
-        mem_mb=16000,
+        **asks("prepare", "{experiment}", gpu=False),
     params:
         spec=lambda w: as_json(GRAPH.experiment(w.experiment, "model")),
         checkpoint=lambda w: GRAPH.checkpoint_option(w.experiment),
@@ -71,9 +71,7 @@ rule tarflow_rank:
         experiment=one_of(GRAPH.of_system("tarflow")),
     threads: 2
     resources:
-        runtime=240,
-        mem_mb=16000,
-        gpu=1,
+        **asks("rank", "{experiment}"),
     params:
         spec=lambda w: as_json(GRAPH.rank(w.experiment)),
         dataset=lambda w: GRAPH.dataset_folder(w.experiment),
@@ -125,9 +123,7 @@ rule tarflow_search:
     # A clock runs: nothing else may.
     threads: ALL_CORES
     resources:
-        runtime=240,
-        mem_mb=32000,
-        gpu=1,
+        **asks("search", "{cell}"),
     params:
         spec=lambda w: as_json(GRAPH.search(w.cell)),
     message:
@@ -149,9 +145,7 @@ rule tarflow_trace:
     wildcard_constraints:
         experiment=one_of(GRAPH.of_system("tarflow")),
     resources:
-        runtime=30,
-        mem_mb=16000,
-        gpu=1,
+        **asks("trace", "{experiment}/{sampler}"),
     params:
         spec=lambda w: as_json(GRAPH.trace((w.experiment, w.sampler))),
     message:

@@ -31,6 +31,10 @@ MISTAKES = {
         ("  batch: 64", "  batch: 0"),
         "train.batch: the number 0 is out of range; expected at least 1",
     ),
+    "nodes that do not share the GPUs": (
+        ("steps: 60", "nodes: 3\n      gpus: 4\n      steps: 60"),
+        "train.nodes: 3 nodes do not share 4 GPUs evenly; expected a divisor of 4",
+    ),
     "not finite": (
         ("lr: 2e-3", "lr: .inf"),
         "train.lr: found the number inf; expected a finite number",

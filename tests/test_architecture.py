@@ -16,16 +16,20 @@ PACKAGE = Path(fewstep.__file__).parent
 PLUGIN = PACKAGE.parent / "snakemake_executor_plugin_submitit"
 SYSTEMS = {"tarflow", "seqrf", "par"}
 HEAVY = {"torch", "torchvision", "torch_fidelity", "numpy", "pandas", "pyarrow", "PIL"}
-AT_PARSE = {"errors", "files", "codedigest", "graph", "yamlpos", "config"}
+AT_PARSE = {"errors", "files", "codedigest", "graph", "yamlpos", "config", "estimate"}
 """What the Snakefile imports."""
 EXCEPTIONS = {
     ("fewstep.config.checks_tarflow", "fewstep.tarflow.strategy"),
     ("fewstep.config.checks_par", "fewstep.par.schedule"),
     ("fewstep.config.par", "fewstep.par.schedule"),
     ("fewstep.config.par", "fewstep.par.sizes"),
+    ("fewstep.estimate.par", "fewstep.par.schedule"),
+    ("fewstep.estimate.par", "fewstep.par.sizes"),
+    ("fewstep.estimate.strategies", "fewstep.tarflow.strategy"),
 }
-"""What the configuration asks of a system (no torch): whether the paper's notation can
-be read, whether an order fits a grid, how large a named size is."""
+"""What the configuration and the estimates ask of a system (no torch): whether the
+paper's notation can be read, whether an order fits a grid, how large a named size is,
+how many passes an image takes."""
 
 
 def modules() -> dict[str, frozenset[str]]:

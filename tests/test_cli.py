@@ -13,7 +13,7 @@ import torch
 import typer
 
 from fewstep import cli
-from fewstep.cli import options
+from fewstep.cli import launch
 from fewstep.errors import UserError
 from fewstep.training import PreemptedError
 
@@ -168,7 +168,7 @@ def test_no_profile_s_limit_reaches_a_command(file: Path) -> None:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands that would have replaced this process, which has two GPUs."""
     found: list[list[str]] = []
-    monkeypatch.setattr(options.os, "execv", lambda _, command: found.append(command))
+    monkeypatch.setattr(launch.os, "execvp", lambda _, command: found.append(command))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(sys, "argv", ["fewstep", "train-par"])
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -180,14 +180,42 @@ def test_several_gpus_start_under_torchrun(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many processes as GPUs are wanted; none for one, or within torchrun."""
-    options.torchrun(1)
+    launch.torchrun(1)
     assert not started
-    options.torchrun(2)
+    launch.torchrun(2)
     (command,) = started
     assert "--nproc-per-node=2" in command and command[-1] == "train-par"
     monkeypatch.setenv("WORLD_SIZE", "8")
-    options.torchrun(8)
+    launch.torchrun(8)
     assert len(started) == 1
+
+
+def test_several_nodes_start_torchrun_on_each(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """srun starts one a node, with its share of the GPUs and a common meeting point."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
+    launch.torchrun(8, nodes=4)
+    (command,) = started
+    assert command[0] == "srun" and "--ntasks=4" in command
+    assert "--nproc-per-node=2" in command and "--nnodes=4" in command
+    assert "--rdzv-id=17" in command and "--standalone" not in command
+
+
+@pytest.mark.parametrize("found", [None, "2"])
+def test_nodes_that_the_job_has_not_are_one_line(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, found: str | None
+) -> None:
+    """Outside SLURM, or in a job of another size, nothing starts."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if found:
+        monkeypatch.setenv("SLURM_JOB_ID", "17")
+        monkeypatch.setenv("SLURM_JOB_NUM_NODES", found)
+    message = rf"^train\.nodes: 4 nodes for the training, and {found or 1} here; exp"
+    with pytest.raises(UserError, match=message):
+        launch.torchrun(8, nodes=4)
+    assert not started
 
 
 @pytest.mark.parametrize(("there", "said"), [(2, "2"), (0, "none")])
@@ -199,7 +227,7 @@ def test_more_gpus_than_there_are_is_one_line(
     monkeypatch.setenv("FEWSTEP_DEVICE", "cuda")
     message = rf"^train\.gpus: 8 GPUs for the training, and {said} here; expected"
     with pytest.raises(UserError, match=message):
-        options.torchrun(8)
+        launch.torchrun(8)
     assert not started
 
 
@@ -208,14 +236,14 @@ def test_the_cpu_has_any_number_of_processes(
 ) -> None:
     """FEWSTEP_DEVICE=cpu starts what is asked for, whatever GPUs there are."""
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
-    options.torchrun(8)
+    launch.torchrun(8)
     assert "--nproc-per-node=8" in started[0]
 
 
 def test_one_gpu_is_not_looked_for() -> None:
     """The check loads torch only where several GPUs are wanted."""
     text = (
-        "import sys; from fewstep.cli.options import torchrun\n"
+        "import sys; from fewstep.cli.launch import torchrun\n"
         "torchrun(1); assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0

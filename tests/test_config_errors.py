@@ -219,7 +219,9 @@ def test_names_split_targets(broken: Broken, name: str) -> None:
     assert f"samplers.{name}: found the text '{name}'; expected a name of" in sampler
 
 
-@pytest.mark.parametrize("name", ["all", "tables", "data", "demo", *PAR_RESERVED])
+@pytest.mark.parametrize(
+    "name", ["all", "tables", "data", "demo", "smoke", *PAR_RESERVED]
+)
 def test_reserved_names(broken: Broken, name: str) -> None:
     """An experiment cannot take the name of a target or of a folder in results/."""
     error = broken(("  digits:\n    description", f"  {name}:\n    description"))
@@ -386,7 +388,9 @@ def test_damage_never_gives_a_traceback(data: st.DataObject) -> None:
     value: Any = read(file).value
     path: list[str] = []
     inner = value
-    while isinstance(inner, dict) and (not path or data.draw(st.integers(0, 5))):
+    while isinstance(inner, dict) and inner:
+        if path and not data.draw(st.integers(0, 5)):
+            break
         path.append(data.draw(st.sampled_from(sorted(inner))))
         inner = inner[path[-1]]
     damage: Any = data.draw(DAMAGE)

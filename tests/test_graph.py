@@ -63,6 +63,10 @@ def changed(specs: dict[str, Any], before: Graph, after: Graph) -> set[str]:
         ({"timing": {"repeats": 3}}, {"timing"}),
         ({"evaluation": {"kid_subsets": 9}}, {"score"}),
         ({"evaluation": {"n": 99}}, {"score", "sample"}),
+        ({"evaluation": {"batch": 9}}, set()),
+        ({"train": {"save_every": 9, "gpus": 2, "nodes": 2}}, set()),
+        ({"sampling": {"jobs": 2}}, set()),
+        ({"sampling": {"shard_size": 9, "max_redraws": 3}}, {"sample"}),
         ({"sampling": {"guidance": 2.0}}, {"sample", "search", "timing"}),
         ({"noise": {"std": 0.2}}, {"train", "rank", "search", "sample", "timing"}),
         ({"samplers": {"gsj": {"strategy": "[2-4-3-4]"}}}, {"gsj"}),
@@ -109,6 +113,9 @@ def seq2(**changes: Any) -> dict[str, Any]:
         (seq2(train={"lr": 2e-3}), {"train"}),
         (seq2(train={"steps": 60}), {"train"}),
         (seq2(train={"gpus": 4}), set()),
+        (seq2(train={"save_every": 9}), set()),
+        (seq2(evaluation={"batch": 9}), set()),
+        (seq2(sampling={"shard_size": 9, "jobs": 2}), {"sample", "sample rk45"}),
         (seq2(evaluation={"n": 90}), {"sample", "sample rk45", "score"}),
         (seq2(evaluation={"isc_splits": 3}), {"score"}),
         (seq2(timing={"repeats": 2}), {"timing"}),
@@ -215,7 +222,7 @@ def test_published_cells_are_whole_experiments() -> None:
     assert ("img64cond", "gsj") in cells
     tarflows = {name for name, _ in Graph(ROOT).cells("tarflow")}
     assert {name for name, _ in cells} & tarflows == {
-        *("afhq", "img128", "img64uncond", "img64cond"),
+        *("afhq", "img128", "img64uncond", "img64cond", "img64cond-patch2"),
     }
     assert ("cifar10-4seqrf", "euler-8") in cells
     assert not any(name.startswith("demo-") for name, _ in cells)

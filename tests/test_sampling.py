@@ -18,11 +18,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep import files, noise, samples, sampling
+from fewstep.codedigest import closure
 from fewstep.errors import UserError
+from fewstep.estimate import sampling_memory
 from fewstep.images import resize_bicubic, to_uint8
 from fewstep.processes import PreemptedError
 from fewstep.samples import draw_samples, read_images
 from fewstep.sampling import Draw, SampleOptions
+from fewstep.stages import fitting
+from fewstep.tarflow.strategy import Strategy
 
 OPTIONS = SampleOptions(seed=3, start=0, stop=10, batch=4, shard=3, num_classes=5)
 
@@ -276,6 +280,24 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path) -> None:
     assert samples.read_manifest(tmp_path / "b.json").shards[0]["batch"] == 2
 
 
+class FullInRedraw(Painter):
+    """A sampler whose first redraw finds no memory."""
+
+    def draw(self, inputs: tuple[list[int], Tensor, int]) -> Draw:
+        if inputs[2] == 1 and not self.refused:
+            self.refused += 1
+            raise torch.OutOfMemoryError
+        return super().draw(inputs)
+
+
+def test_a_batch_that_is_drawn_once_more_is_counted_once(tmp_path: Path) -> None:
+    """Full memory in a redraw halves the batch; the NaN before it is one event."""
+    options = replace(OPTIONS, shard=10, batch=8, nan_policy="redraw")
+    draw(tmp_path / "a.json", options, sampler=FullInRedraw({4: 1}))
+    (shard,) = samples.read_manifest(tmp_path / "a.json").shards
+    assert (shard["nan_events"], shard["redrawn"], shard["batch"]) == (1, 1, 4)
+
+
 def test_the_batch_that_fitted_is_kept(tmp_path: Path) -> None:
     """Later shards start with the halved batch instead of failing anew."""
     sampler = Painter(limit=2)
@@ -287,6 +309,39 @@ def test_one_sample_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     """Out of memory at batch 1 is a UserError."""
     with pytest.raises(UserError, match="one sample does not fit"):
         draw(tmp_path / "a.json", sampler=Painter(limit=0))
+
+
+def test_a_batch_that_decides_the_samples_is_never_halved(tmp_path: Path) -> None:
+    """Where other batches would draw other samples, full memory ends the job."""
+    options = replace(OPTIONS, shard=10, batch_decides=True)
+    with pytest.raises(UserError, match="4 samples do not fit, and other batches draw"):
+        draw(tmp_path / "a.json", options, sampler=Painter(limit=3))
+    assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize(("mode", "batch"), [("exact", 4), ("released", 16)])
+def test_the_batch_is_what_the_device_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, batch: int
+) -> None:
+    """Estimated before anything is drawn, and never where the batch decides samples."""
+    size = {"img_size": 8, "patch_size": 2, "channels": 64, "num_classes": 0}
+    model = {**size, "num_blocks": 2, "layers_per_block": 1}
+    drawing = {"precision": "fp32", "guidance": 0.0, "self_denoise": 0.0}
+    drawing |= {"batch": 16} if mode == "released" else {}
+    spec = {"system": "tarflow", "model": model, "sampling": drawing}
+    plan = {"strategy": Strategy.sequential(2, 16).to_dict(), "notation": "For"}
+    files.write_json(tmp_path / "plan.json", plan)
+    needed = sampling_memory("tarflow", model, {**spec, **plan}, 4, "fp32")
+    monkeypatch.setattr(fitting, "free_memory", lambda device: int(1.2 * needed))
+    assert fitting.fit_batch(spec, tmp_path / "plan.json", 16) == batch
+    monkeypatch.setattr(fitting, "free_memory", lambda device: None)
+    assert fitting.fit_batch(spec, tmp_path / "plan.json", 16) == 16
+
+
+def test_an_estimate_is_no_part_of_what_decides_samples() -> None:
+    """An edited estimate draws nothing anew: it is outside the stage's digest."""
+    found = closure("fewstep.stages.sample", "fewstep.tarflow.sampler")
+    assert not any(name.startswith("fewstep.estimate") for name in found)
 
 
 @pytest.mark.parametrize("how", ["removed", "changed"])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep import noise
+from fewstep.device import empty_cache, memory_errors
 from fewstep.errors import UserError
 from fewstep.images import Rounding, resize_bicubic, to_uint8
 from fewstep.progress import Progress
@@ -52,6 +53,10 @@ class Sampler(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it works."""
+
+    @property
+    def static_shapes(self) -> bool:
+        """Whether its tensors have the same shapes in every step, as compilers like."""
 
     def inputs(
         self,
@@ -99,6 +104,8 @@ class SampleOptions:
         max_redraws: attempts after the first.
         resize: side that images are resized to before they become bytes
             (`images.resize_bicubic`); None: they stay as they were drawn.
+        batch_decides: the samples depend on `batch` (a released program's stopping
+            rule), so that it is never changed.
     """
 
     seed: int
@@ -112,6 +119,7 @@ class SampleOptions:
     nan_policy: NanPolicy = "fail"
     max_redraws: int = 3
     resize: int | None = None
+    batch_decides: bool = False
 
 
 @dataclass
@@ -198,6 +206,24 @@ def _listed(numbers: list[int]) -> str:
     return shown + (" …" if len(numbers) > 5 else "")
 
 
+def _smaller(batch: int, options: SampleOptions) -> int:
+    """Half of a batch that did not fit.
+
+    Raises:
+        UserError: where there is no half, or it would draw other samples.
+    """
+    if batch > 1 and not options.batch_decides:
+        return batch // 2
+    what = "one sample does not fit into the device's memory"
+    if batch > 1:
+        what = f"{batch} samples do not fit, and other batches draw other samples"
+    raise UserError(
+        what,
+        where="sampling.batch",
+        do="use a bigger device or sampling.precision bf16",
+    ) from None
+
+
 def draw_shard(
     sampler: Sampler, options: SampleOptions, indices: list[int], progress: Progress
 ) -> tuple[NDArray[np.uint8], ShardCounts]:
@@ -206,16 +232,14 @@ def draw_shard(
     counts, parts, done = ShardCounts(), [], 0
     while done < len(indices):
         chosen = indices[done : done + batch]
+        before = counts.nan_events, counts.redrawn
         try:
-            images, draw = draw_batch(sampler, options, chosen, counts)
+            with memory_errors():
+                images, draw = draw_batch(sampler, options, chosen, counts)
         except torch.OutOfMemoryError:
-            if batch == 1:
-                raise UserError(
-                    "one sample does not fit into the device's memory",
-                    do="use a bigger device or sampling.precision bf16",
-                ) from None
-            batch //= 2
-            torch.cuda.empty_cache()
+            counts.nan_events, counts.redrawn = before  # this batch is drawn once more
+            batch = _smaller(batch, options)
+            empty_cache(sampler.device)
             logger.warning("out of memory: batch halved to %d", batch)
             continue
         parts.append(images)

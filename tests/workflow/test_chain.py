@@ -276,3 +276,18 @@ def test_killed_sampling_resumes_to_the_same_bits(
     )
     hashes = [shard["sha256"] for shard in files.read_json(out)["shards"]]
     assert hashes == [shard["sha256"] for shard in expected["shards"]]
+
+
+def test_several_jobs_draw_the_samples_of_one(project: Project) -> None:
+    """`jobs: 2` makes two jobs a seed and a list of their shards: the same bytes."""
+    path = "results/digits/for/seed0/samples.json"
+    expected = files.read_json(project.folder / path)
+    shutil.rmtree((project.folder / path).parent)
+    project.edit("tiny.yaml", "shard_size: 40", "shard_size: 40, jobs: 2")
+    assert project.pending(path) == {"sample_part": 2, "sample_collect": 1}
+    project.run(path)
+    found = files.read_json(project.folder / path)
+    hashes = [shard["sha256"] for shard in found["shards"]]
+    assert hashes == [shard["sha256"] for shard in expected["shards"]]
+    assert (found["key"], found["extra"]["parts"]) == (expected["key"], 2)
+    assert project.pending(path) == {}

@@ -27,6 +27,7 @@ def test_every_target_passes_a_dry_run(fresh: Project) -> None:
     cells = graph.evaluations(graph.cells())
     systems = ["tarflow", "seqrf", "par"]
     named = ["all", "extract", "train", "demo", "demo_scratch", "tables", "report"]
+    named.append("smoke")
     done = fresh.snakemake("--profile", "local", "-n", *systems, *named, *cells)
     assert done.returncode == 0, done.stderr
     # Snakemake prints its table of jobs before and after the plan.

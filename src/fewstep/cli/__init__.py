@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli import par, seqrf, spine, tarflow
+from fewstep.cli import doctor, par, seqrf, smoke, spine, tarflow
 from fewstep.cli.options import app
 from fewstep.errors import UserError
 
-__all__ = ["app", "main", "par", "seqrf", "spine", "tarflow"]
+__all__ = ["app", "doctor", "main", "par", "seqrf", "smoke", "spine", "tarflow"]
 
 TRY_AGAIN = 75
 """Exit status of a job that was told to stop and saved its state (EX_TEMPFAIL)."""
@@ -27,8 +27,8 @@ Threads = Annotated[int, typer.Option(help="CPU threads.")]
 @app.callback()
 def _start(threads: Threads = 0) -> None:
     logging.basicConfig(level=logging.INFO, format="  %(message)s", stream=sys.stderr)
-    # httpx reports every request at this level; the address may hold a signature.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # It reports every request at this level; the address may hold a signature.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     if threads:
         from fewstep.device import set_threads
 

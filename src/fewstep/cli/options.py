@@ -1,10 +1,8 @@
-"""What all verbs share: the application, the types of their options, torchrun."""
+"""What all verbs share: the application and the types of their options."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,33 +39,5 @@ Source = Annotated[Path, typer.Option(help="The checkpoint to read.")]
 Maybe = Annotated[Path | None, typer.Option()]
 Work = Annotated[Path, typer.Option(help="Folder of the run's checkpoint.")]
 Gpus = Annotated[int, typer.Option(help="Several start under torchrun.")]
-
-
-def torchrun(gpus: int) -> None:
-    """With several GPUs, start the same command under torchrun.
-
-    With FEWSTEP_DEVICE=cpu its processes train on the CPU.
-
-    Raises:
-        UserError: for more GPUs than there are.
-    """
-    if gpus > 1 and "WORLD_SIZE" not in os.environ:
-        _check_gpus(gpus)
-        launch = ["-m", "torch.distributed.run", "--standalone"]
-        launch += [f"--nproc-per-node={gpus}", "-m", "fewstep", *sys.argv[1:]]
-        os.execv(sys.executable, [sys.executable, *launch])
-
-
-def _check_gpus(wanted: int) -> None:
-    if os.environ.get("FEWSTEP_DEVICE") == "cpu":
-        return
-    import torch
-
-    found = torch.cuda.device_count()
-    if found < wanted:
-        raise UserError(
-            f"{wanted} GPUs for the training, and {found or 'none'} here",
-            where="train.gpus",
-            expected=f"at most {max(found, 1)}",
-            do="set it to that, which changes the weights by rounding alone",
-        )
+SaveEvery = Annotated[int, typer.Option(help="Steps between two checkpoints.")]
+Nodes = Annotated[int, typer.Option(help="Nodes that share the GPUs evenly.")]

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.launch import torchrun
 from fewstep.cli.options import (
     Folder,
     Gpus,
     Maybe,
+    Nodes,
     Out,
     Rows,
+    SaveEvery,
     Source,
     Spec,
     Work,
     app,
-    torchrun,
 )
 
 Tokenizer = Annotated[Path, typer.Option(help="….safetensors of a tokenizer.")]
@@ -25,10 +27,18 @@ Tokenizer = Annotated[Path, typer.Option(help="….safetensors of a tokenizer.")
 
 @app.command()
 def train_tokenizer(
-    spec: Spec, dataset: Folder, work: Work, out: Out, curve: Rows, gpus: Gpus = 1
+    spec: Spec,
+    dataset: Folder,
+    work: Work,
+    out: Out,
+    curve: Rows,
+    gpus: Gpus = 1,
+    nodes: Nodes = 1,
+    save_every: SaveEvery = 1000,
 ) -> None:
     """Train a VQ tokenizer; the same command resumes."""
-    torchrun(gpus)
+    torchrun(gpus, nodes)
+    spec["train"]["save_every"] = save_every
     from fewstep.stages.train_tokenizer import train_tokenizer as run
 
     run(spec, dataset, work, out, curve)
@@ -53,11 +63,12 @@ def reconstruct(
     out: Out,
     picture: Annotated[Path, typer.Option(help="PNG file to write.")],
     weights: Maybe = None,
+    weights_record: Maybe = None,
 ) -> None:
     """Error, score and picture of a tokenizer's reconstructions."""
     from fewstep.stages.reconstruct import reconstruct as run
 
-    run(spec, tokenizer, dataset, reference, weights, out, picture)
+    run(spec, tokenizer, dataset, reference, weights, out, picture, weights_record)
 
 
 @app.command()
@@ -119,9 +130,12 @@ def train_par(
     curve: Rows,
     start: Maybe = None,
     gpus: Gpus = 1,
+    nodes: Nodes = 1,
+    save_every: SaveEvery = 1000,
 ) -> None:
     """Train a PAR transformer; the same command resumes."""
-    torchrun(gpus)
+    torchrun(gpus, nodes)
+    spec["train"]["save_every"] = save_every
     from fewstep.stages.train_par import train_par as run
 
     run(spec, codes, start, work, out, curve)

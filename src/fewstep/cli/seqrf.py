@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.launch import torchrun
 from fewstep.cli.options import (
     Folder,
     Gpus,
     Maybe,
     Model,
+    Nodes,
     Out,
     Rows,
+    SaveEvery,
     Source,
     Spec,
     Work,
     app,
-    torchrun,
 )
 
 
@@ -29,6 +31,8 @@ def train_flow(
     out: Out,
     curve: Rows,
     gpus: Gpus = 1,
+    nodes: Nodes = 1,
+    save_every: SaveEvery = 1000,
     batch: Annotated[int, typer.Option(help="Samples at once, for scores.")] = 64,
     dataset: Maybe = None,
     pairs: Maybe = None,
@@ -36,12 +40,16 @@ def train_flow(
     start: Maybe = None,
     reference: Maybe = None,
     weights: Maybe = None,
+    weights_record: Maybe = None,
 ) -> None:
     """Train, straighten or distil a flow; the same command resumes."""
-    torchrun(gpus)
+    torchrun(gpus, nodes)
+    spec["train"]["save_every"] = save_every
     from fewstep.stages.flow_recipe import Sources
+    from fewstep.stages.sources import check
     from fewstep.stages.train_flow import train_flow as run
 
+    check(weights, weights_record)
     sources = Sources(dataset, pairs, teacher, start, reference, weights)
     run(spec, sources, work, out, curve, batch)
 

@@ -20,6 +20,7 @@ from fewstep.cli.options import (
     app,
     read_spec,
 )
+from fewstep.errors import UserError
 
 
 @app.command()
@@ -31,11 +32,15 @@ def dataset(spec: Spec, folder: Folder) -> None:
 
 
 @app.command()
-def fetch(spec: Spec, out: Out) -> None:
+def fetch(
+    spec: Spec,
+    out: Out,
+    expected_mb: Annotated[int, typer.Option(help="About its size; 0: unknown.")] = 0,
+) -> None:
     """Download, or find, and verify an asset; write what is known of it."""
     from fewstep import files, hub
 
-    files.write_json(out, hub.fetch(spec))
+    files.write_json(out, hub.fetch(spec, expected_mb=expected_mb))
 
 
 @app.command()
@@ -43,7 +48,15 @@ def fetch_inception(out: Out) -> None:
     """Put Inception's weights into torch's cache, where they are not there yet."""
     from fewstep import files
     from fewstep.extractors import INCEPTION, load_extractor
+    from fewstep.hub.surroundings import inception_file, offline_variable
 
+    name, path = offline_variable(), inception_file()
+    if name is not None and not path.is_file():
+        raise UserError(
+            f"is missing, and {name} forbids to download it",
+            where=str(path),
+            do=f"place it there, or unset {name} where there is a network",
+        )
     found = load_extractor(INCEPTION)
     files.write_json(out, {"kind": INCEPTION, "weights_sha256": found.weights_sha256})
 
@@ -64,11 +77,22 @@ def reference(
     weights: Maybe = None,
     dataset: Maybe = None,
     file: Maybe = None,
+    weights_record: Maybe = None,
+    record: Maybe = None,
 ) -> None:
     """Make or read reference statistics."""
     from fewstep.stages.reference import build
 
-    build(spec, extractor, out, weights=weights, dataset=dataset, file=file)
+    build(
+        spec,
+        extractor,
+        out,
+        weights=weights,
+        dataset=dataset,
+        file=file,
+        weights_record=weights_record,
+        record=record,
+    )
 
 
 @app.command()
@@ -96,9 +120,10 @@ def sample(
 
     With `…/parts/3-of-8.json` to write, the shards of one of eight jobs.
     """
+    from fewstep.stages.fitting import fit_batch
     from fewstep.stages.sample import run
 
-    run(spec, model, plan, seed, batch, out)
+    run(spec, model, plan, seed, fit_batch(spec, plan, batch), out)
 
 
 @app.command()
@@ -150,12 +175,15 @@ def score(
     samples: Annotated[list[Path], typer.Option(help="samples.json of a seed.")],
     reference: Annotated[Path, typer.Option(help="Reference .npz.")],
     out: Out,
+    batch: Annotated[int, typer.Option(help="Images scored at once.")],
     weights: Maybe = None,
+    weights_record: Maybe = None,
 ) -> None:
     """Score samples against the reference."""
     from fewstep.stages.score import run
 
-    run(spec, samples, reference, weights, out)
+    spec["evaluation"]["batch"] = batch
+    run(spec, samples, reference, weights, out, weights_record)
 
 
 @app.command()
@@ -168,11 +196,14 @@ def evaluate(
     out: Out,
     table: Annotated[Path, typer.Option(help="Shared table of evaluations.")],
     dataset: Maybe = None,
+    asset: Annotated[
+        list[Path] | None, typer.Option(help="Record of a published file behind it.")
+    ] = None,
 ) -> None:
     """One evaluation's JSON and its rows in the table."""
     from fewstep.stages.evaluate import run
 
-    run(spec, scores, timing, samples, plan, out, table, dataset)
+    run(spec, scores, timing, samples, plan, out, table, dataset, asset or ())
 
 
 @app.command()

@@ -7,28 +7,38 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.launch import torchrun
 from fewstep.cli.options import (
     Folder,
     Gpus,
     Maybe,
     Model,
+    Nodes,
     Out,
     Plan,
     Rows,
+    SaveEvery,
     Source,
     Spec,
     Work,
     app,
-    torchrun,
 )
 
 
 @app.command()
 def train_tarflow(
-    spec: Spec, dataset: Folder, work: Work, out: Out, curve: Rows, gpus: Gpus = 1
+    spec: Spec,
+    dataset: Folder,
+    work: Work,
+    out: Out,
+    curve: Rows,
+    gpus: Gpus = 1,
+    nodes: Nodes = 1,
+    save_every: SaveEvery = 1000,
 ) -> None:
     """Train a TarFlow; the same command resumes."""
-    torchrun(gpus)
+    torchrun(gpus, nodes)
+    spec["train"]["save_every"] = save_every
     from fewstep.stages.train_tarflow import train_tarflow as run
 
     run(spec, dataset, work, out, curve)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, Strict
 NAME_PATTERN = r"^[a-z0-9][a-z0-9.-]*$"
 """Names of experiments, samplers, datasets …: no underscore, which parts the two names
 in `results/{experiment}_{sampler}_fid.json`."""
+ADDRESS_PATTERN = r"^https?://[^\s@?#]+$"
+"""Addresses without user, password, query and fragment."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -5,7 +5,7 @@ Each check is a generator of problems over configurations whose types are right.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fewstep.config.base import is_path
@@ -15,6 +15,7 @@ from fewstep.config.checks_par import (
     check_tokenizers,
     image_size,
 )
+from fewstep.config.checks_resources import check_resources
 from fewstep.config.checks_seqrf import check_pairs, check_seqrf
 from fewstep.config.checks_tarflow import check_tarflow
 from fewstep.config.data import AssetSpec, ClassifierSpec, ReferenceSpec
@@ -38,6 +39,7 @@ RESERVED = frozenset(
         "pairs",
         "references",
         "samples",
+        "smoke",
         "tables",
         "tokenizers",
     }
@@ -64,6 +66,7 @@ def check_config(config: Config, root: Path) -> Iterator[Problem]:
         yield from _check_evaluation(experiment, path, config)
         yield from _check_timing(experiment, path, config)
         yield from _check_system(experiment, path, config)
+        yield from check_resources(experiment, path)
     yield from check_pairs(config)
     for name, tokenizer in config.tokenizers.items():
         path = ("tokenizers", name)
@@ -105,10 +108,25 @@ def check_assets(assets: Mapping[str, AssetSpec]) -> Iterator[Problem]:
         for key in ("file", "revision"):
             if asset.repo is None and getattr(asset, key) is not None:
                 yield Problem((name, key), f"'{key}' without 'repo'", "both, or none")
+        yield from _check_trained(asset, name)
         owner = owners.setdefault(asset.path, name)
         if owner != name:
             what = f"{asset.path} is the path of asset '{owner}' too"
             yield Problem((name, "path"), what, "a path of its own")
+
+
+def _check_trained(asset: AssetSpec, name: str) -> Iterator[Problem]:
+    """Weights that were never published have a training, and no home."""
+    if asset.trained_by is None:
+        return
+    path = f"results/{asset.trained_by}/model.safetensors"
+    if asset.path != path:
+        what = f"{asset.path} is not what that training makes"
+        yield Problem((name, "path"), what, path)
+    for key in ("repo", "mirrors"):
+        if getattr(asset, key):
+            what = f"'{key}' of weights that nobody published"
+            yield Problem((name, key), what, "'trained_by' or a home, not both")
 
 
 def _check_datasets(config: Config) -> Iterator[Problem]:
@@ -183,13 +201,16 @@ def _check_computed(
 
 
 def _check_file(
-    path: KeyPath, text: str, assets: Collection[str], root: Path
+    path: KeyPath, text: str, assets: Mapping[str, AssetSpec], root: Path
 ) -> Iterator[Problem]:
     """`asset name or path`: the asset must be known, the path must exist."""
     if not is_path(text):
         if text not in assets:
             of = " of the asset table, or a path with a slash, such as ./model.pth"
             yield unknown(path, "asset", text, assets, of)
+        elif (trained_by := assets[text].trained_by) is not None:
+            what = f"asset '{text}' was never published"
+            yield Problem(path, what, f"weights trained by {trained_by}")
     elif not (root / text).is_file():
         where = "" if Path(text).is_absolute() else f" (below {root.resolve()})"
         yield Problem(path, f"file {text} not found{where}", "an existing file")
@@ -198,7 +219,7 @@ def _check_file(
 def _check_weights(
     experiment: Experiment | TokenizerSpec,
     path: KeyPath,
-    assets: Collection[str],
+    assets: Mapping[str, AssetSpec],
     root: Path,
 ) -> Iterator[Problem]:
     """A checkpoint, or the training that makes one."""
@@ -220,6 +241,9 @@ def _check_train(train: TrainSpec, path: KeyPath) -> Iterator[Problem]:
     if train.warmup_steps is not None and train.warmup_epochs is not None:
         what = "both 'warmup_steps' and 'warmup_epochs' given"
         yield Problem((*path, "warmup_epochs"), what, "at most one of them")
+    if train.gpus % train.nodes:
+        what = f"{train.nodes} nodes do not share {train.gpus} GPUs evenly"
+        yield Problem((*path, "nodes"), what, f"a divisor of {train.gpus}")
     if train.ema_warmup and not train.ema:
         what = "a rate of an average that is not made"
         yield Problem((*path, "ema_warmup"), what, "false, or ema above 0")

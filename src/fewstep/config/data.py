@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
-from fewstep.config.base import Count, Index, NamedSpec, Sha256
+from fewstep.config.base import ADDRESS_PATTERN, Count, Index, Name, NamedSpec, Sha256
+
+Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+Address = Annotated[str, Field(pattern=ADDRESS_PATTERN)]
+"""Without user, password and query, where signatures stand: it is shown in logs."""
 
 
 class DatasetSpec(NamedSpec):
@@ -90,15 +94,23 @@ class AssetSpec(NamedSpec):
     """Where the file lies, and where to place it by hand."""
     licence: str
     """Licence of the file."""
-    repo: str | None = None
-    """Hugging Face repository `owner/name`; null: shipped or placed by hand."""
+    repo: Repository | None = None
+    """Hugging Face repository `owner/name`; null: another home, or none."""
     file: str | None = None
     """File name in the repository."""
     revision: str | None = None
     """Commit, tag or branch of the repository."""
     sha256: Sha256 | None = None
-    """Expected SHA-256."""
+    """Expected SHA-256 (null: that of the first use, kept in data/assets.lock.json)."""
     bytes: Count | None = None
     """Expected size in bytes."""
+    size_mb: Count | None = None
+    """Approximate size in megabytes, for planning, where `bytes` is not known."""
+    mirrors: Annotated[tuple[Address, ...], Strict(False)] = ()
+    """Plain addresses, tried in this order after `repo`, or instead of one."""
+    trained_by: Name | None = None
+    """For weights that nobody published: the experiment whose training makes them."""
+    unused: str = ""
+    """Why no experiment of config.yaml uses it, where none does."""
     note: str = ""
     """What else to know."""

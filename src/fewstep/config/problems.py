@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fewstep.config.base import NAME_PATTERN
+from fewstep.config.base import ADDRESS_PATTERN, NAME_PATTERN
 from fewstep.yamlpos import KeyPath
 
 _KINDS = {
@@ -34,6 +34,8 @@ _BOUNDS = {
 _PATTERNS = {
     NAME_PATTERN: "a name of small letters, digits, '.' and '-', without underscore",
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    ADDRESS_PATTERN: "an address with http:// or https:// and without '@', '?' and "
+    "'#': it is shown in logs, so no password and no signature",
 }
 
 
@@ -118,14 +120,21 @@ def _problem(
         key = context["discriminator"].strip("'")
         return Problem(path, f"key '{key}' is missing")
     if kind == "string_pattern_mismatch":
-        expected = _PATTERNS.get(context["pattern"], f"text like {context['pattern']}")
-        return Problem(path, f"found {shown}", expected)
+        return _mismatch(path, context["pattern"], shown)
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return Problem(path, f"{shown} is out of range", f"{words} {context[name]:g}")
     if kind in ("too_short", "too_long"):
         return _wrong_length(kind, path, context)
     return Problem(path, f"found {shown}", _KINDS.get(kind, detail["msg"]))
+
+
+def _mismatch(path: KeyPath, pattern: str, shown: str) -> Problem:
+    if pattern == ADDRESS_PATTERN:
+        shown = "what may not stand there"  # a password, or a signature
+    return Problem(
+        path, f"found {shown}", _PATTERNS.get(pattern, f"text like {pattern}")
+    )
 
 
 def _missing(path: KeyPath, about: str) -> Problem:

@@ -16,6 +16,7 @@ from fewstep.config.base import (
     Spec,
     Texts,
 )
+from fewstep.config.resources import Resources
 
 Precision = Literal["fp32", "bf16"]
 Positive = Annotated[float, Field(gt=0)]
@@ -217,6 +218,10 @@ class ExperimentSpec(NamedSpec):
     """Timing."""
     trace: TraceSpec = Field(default_factory=TraceSpec)
     """Trace."""
+    resources: Resources = Field(default_factory=dict)
+    """What jobs ask a cluster for, where the estimate does not suit: by job, which is
+    prepare, train, pairs (at the teacher), rank, search, trace, trajectories, sample,
+    timing or score."""
 
     @property
     def timed_together(self) -> bool:

@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from fewstep.config.base import Count, Name, Spec, give_names
 from fewstep.config.data import AssetSpec, DatasetSpec, ExtractorSpec, ReferenceSpec
 from fewstep.config.par import ParExperiment
+from fewstep.config.resources import HardwareSpec
 from fewstep.config.seqrf import PairsSpec, SeqRFExperiment
 from fewstep.config.tarflow import TarFlowExperiment
 from fewstep.config.tokenizers import CodesSpec, TokenizerSpec
@@ -48,6 +49,8 @@ class Config(Spec):
     """Device, then dataset: batch sizes that SeqRF recommends."""
     batch_preset: Name | None = None
     """Which of them is used: `snakemake --config batch_preset=tpu-v2-8 …`."""
+    hardware: HardwareSpec = Field(default_factory=HardwareSpec)
+    """The GPU of your cluster, for estimates of time and memory."""
 
     _assets: dict[str, AssetSpec] = PrivateAttr(default_factory=dict)
 

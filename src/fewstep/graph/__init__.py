@@ -5,12 +5,11 @@ a job's output; it becomes the job's params, so a change reruns that job and no 
 """
 
 from fewstep.graph.base import as_json, code, one_of, use_this_python
-from fewstep.graph.par import ParGraph
-from fewstep.graph.seqrf import SeqRFGraph
-from fewstep.graph.tarflow import TarFlowGraph
+from fewstep.graph.resources import ResourceGraph
+from fewstep.graph.smoke import SmokeGraph
 
 __all__ = ["Graph", "as_json", "code", "one_of", "use_this_python"]
 
 
-class Graph(TarFlowGraph, SeqRFGraph, ParGraph):
+class Graph(ResourceGraph, SmokeGraph):
     """The configuration as the rules see it; see `DataGraph` for the arguments."""

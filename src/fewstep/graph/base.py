@@ -15,9 +15,15 @@ from fewstep.codedigest import digest
 from fewstep.config import ClassifierSpec, Config, ExtractorSpec, load_config
 from fewstep.config.base import is_path
 from fewstep.errors import UserError
+from fewstep.graph.assets import asset_users, experiment_assets
 
+NO_PARAMS = ("gpus", "nodes", "save_every")
+"""Keys of a training that decide nothing that it makes, but rounding."""
 Cell = tuple[str, str]
 """Experiment and sampler."""
+
+_PLANNING = ("size_mb", "unused")
+"""Of an asset: what a download does not need, so that it reruns nothing."""
 
 
 def use_this_python() -> None:
@@ -108,6 +114,20 @@ class DataGraph:
             if own.train is not None and not name.startswith("demo")
         ]
 
+    def training_targets(self) -> dict[str, str]:
+        """`train_NAME` and the weights it makes; NAME is the experiment's.
+
+        Without its `-scratch`: `train_afhq` trains what `afhq` takes published
+        weights for.
+        """
+        trained = [n for n, own in self.experiments.items() if own.train is not None]
+        found = {}
+        for name in trained:
+            short = name.removesuffix("-scratch")
+            target = f"train_{name if short in trained else short}"
+            found[target] = f"results/{name}/model.safetensors"
+        return found
+
     def evaluations(self, cells: Iterable[Cell]) -> list[str]:
         """Target files of cells."""
         return [f"results/{one}_{other}_fid.json" for one, other in cells]
@@ -126,11 +146,24 @@ class DataGraph:
 
     def asset(self, name: str) -> dict[str, Any]:
         """An asset with the path where it lies: shipped files lie beside the rules."""
-        spec = self.config.assets[name].resolved()
+        spec = self.config.assets[name].resolved(without=_PLANNING)
         shipped = self.root / spec["path"]
         if not Path(spec["path"]).exists() and shipped.exists():
             spec["path"] = os.path.relpath(shipped)
         return spec
+
+    def asset_mb(self, name: str) -> int:
+        """About how large an asset is; 0: unknown, or known to the byte."""
+        return self.config.assets[name].size_mb or 0
+
+    def asset_users(self, name: str) -> list[str]:
+        """Targets that need an asset, in the order of the configuration."""
+        return asset_users(self.config, name)
+
+    def asset_records(self, experiment: str) -> list[str]:
+        """Records of the published files behind an experiment's images and scores."""
+        names = experiment_assets(self.config, experiment, timed=False)
+        return [f"results/assets/{name}.json" for name in names]
 
     def asset_inputs(self, name: str) -> list[str]:
         """Rule inputs for an asset name (its record) or a path."""
@@ -144,10 +177,14 @@ class DataGraph:
 
     def source_option(self, name: str) -> str:
         """`--source PATH` of an asset name or path, and `--record FILE` of an asset."""
-        option = f"--source {shlex.quote(self.asset_path(name))}"
+        return self._with_record("source", name, "record")
+
+    def _with_record(self, option: str, name: str, record: str) -> str:
+        """An option with a path, and another one with what is known of an asset."""
+        given = f"--{option} {shlex.quote(self.asset_path(name))}"
         if is_path(name):
-            return option
-        return f"{option} --record {self.asset_inputs(name)[0]}"
+            return given
+        return f"{given} --{record} {self.asset_inputs(name)[0]}"
 
     def dataset_folder(self, experiment: str) -> str:
         """The folder of an experiment's dataset."""
@@ -191,13 +228,16 @@ class DataGraph:
         return self.asset_inputs(spec.weights) if spec.weights else []
 
     def extractor_option(self, reference: str) -> str:
-        """`--weights PATH`, or nothing for torch-fidelity's own download."""
+        """`--weights PATH` and, of an asset, `--weights-record FILE`.
+
+        Nothing for torch-fidelity's own download.
+        """
         spec = self._extractor(reference)
         if isinstance(spec, ClassifierSpec):
             return f"--weights results/extractors/{spec.name}.safetensors"
         if spec.weights is None:
             return ""
-        return f"--weights {shlex.quote(self.asset_path(spec.weights))}"
+        return self._with_record("weights", spec.weights, "weights-record")
 
     def reference_inputs(self, reference: str) -> list[str]:
         """What a reference is made of."""
@@ -209,9 +249,9 @@ class DataGraph:
         return self.asset_inputs(spec.file)
 
     def reference_option(self, reference: str) -> str:
-        """`--dataset FOLDER` or `--file PATH`."""
+        """`--dataset FOLDER`, or `--file PATH` and, of an asset, `--record FILE`."""
         spec = self.config.references[reference]
         if spec.dataset:
             return f"--dataset results/data/{spec.dataset}"
         assert spec.file is not None
-        return f"--file {shlex.quote(self.asset_path(spec.file))}"
+        return self._with_record("file", spec.file, "record")

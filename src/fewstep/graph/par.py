@@ -6,7 +6,7 @@ from typing import Any
 
 from fewstep.config.par import ParExperiment, ParTrainSpec
 from fewstep.config.tokenizers import CodesSpec, TokenizerSpec
-from fewstep.graph.base import code
+from fewstep.graph.base import NO_PARAMS, code
 from fewstep.graph.spine import SpineGraph
 
 _SAID = ("notes", "licence", "attribution")
@@ -53,6 +53,16 @@ class ParGraph(SpineGraph):
         train = self._tokenizer(name).train
         return 1 if train is None else train.gpus
 
+    def tokenizer_save_every(self, name: str) -> int:
+        """Steps between two checkpoints of its training."""
+        train = self._tokenizer(name).train
+        return 0 if train is None else train.save_every
+
+    def tokenizer_nodes(self, name: str) -> int:
+        """Nodes that its training asks for."""
+        train = self._tokenizer(name).train
+        return 1 if train is None else train.nodes
+
     def tokenizer_model(self, name: str) -> dict[str, Any]:
         """What checking a published tokenizer needs."""
         own = self._tokenizer(name)
@@ -63,7 +73,8 @@ class ParGraph(SpineGraph):
         own = self._tokenizer(name)
         assert own.train is not None
         train = own.train.resolved()
-        del train["gpus"]
+        for key in NO_PARAMS:
+            del train[key]
         loss = ("beta", "entropy_ratio", "reconstruction", "revive_every")
         return {
             **self.tokenizer_model(name),
@@ -229,11 +240,12 @@ class ParGraph(SpineGraph):
             code=code("stages.train_par"),
             weights_code=code("par.objective", "training"),
         )
-        del spec["train"]["gpus"]
+        for key in NO_PARAMS:
+            del spec["train"][key]
         return spec
 
     def train_memory(self, experiment: str) -> int:
-        """Main memory that a training asks for, in MB.
+        """Main memory that a training asks for on each node, in MB.
 
         Every process builds the whole model in float32; the first one gathers what it
         saves: weights, two moments, and the average where there is one.
@@ -241,7 +253,8 @@ class ParGraph(SpineGraph):
         train = self._par_train(experiment)
         saved = 16 if train.ema else 12
         count = self.par(experiment).model.parameters
-        return 16_000 + count * (4 * train.gpus + saved) // 10**6
+        here = train.gpus // train.nodes
+        return 16_000 + count * (4 * here + saved) // 10**6
 
     # ---- plans ----
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fewstep.config.seqrf import FlowTrainSpec, PairsSpec, SeqRFExperiment
-from fewstep.graph.base import code
+from fewstep.graph.base import NO_PARAMS, code
 from fewstep.graph.spine import SpineGraph
 
 _EDGES = ("name", "segments", "adaptive", "precision", "mode")
@@ -145,7 +145,8 @@ class SeqRFGraph(SpineGraph):
             code=code("stages.train_flow"),
             weights_code=code("stages.flow_recipe", "training"),
         )
-        del spec["train"]["gpus"]
+        for key in NO_PARAMS:
+            del spec["train"][key]
         snapshots = self._train(experiment).snapshots
         if snapshots and snapshots.sampler:
             spec["scoring"] = self._scoring(experiment, snapshots.sampler)
@@ -161,7 +162,6 @@ class SeqRFGraph(SpineGraph):
         return {
             "seed": own.seeds[0],
             "rounding": own.protocol.rounding,
-            "batch": own.batch,
             **{key: whole[key] for key in ("extractor", "real_levels")},
             "sampler": self.sampler((experiment, sampler)),
         }

@@ -19,6 +19,10 @@ _SAMPLER = {
 """Modules of a limb behind the images: loaded by name, which no syntax shows."""
 
 
+_FILES = ("shard_size", "nan_policy", "max_redraws")
+"""Keys of `sampling` that matter to files of samples alone, not to a clock."""
+
+
 def _step(own: Experiment, sampler: str) -> int:
     """The training step of a sampler's weights; 0: the last."""
     return getattr(own.samplers[sampler], "train_step", None) or 0
@@ -53,6 +57,11 @@ class SpineGraph(DataGraph):
         """GPUs that a training asks for, of all its nodes."""
         train = self.experiments[experiment].train
         return 1 if train is None else train.gpus
+
+    def save_every(self, experiment: str) -> int:
+        """Steps between two checkpoints of a training."""
+        train = self.experiments[experiment].train
+        return 0 if train is None else train.save_every
 
     def nodes(self, experiment: str) -> int:
         """Nodes that a training asks for."""
@@ -99,7 +108,8 @@ class SpineGraph(DataGraph):
         name, sampler = cell
         own = self.experiments[name]
         sampling = own.sampling_of(sampler).resolved()
-        del sampling["jobs"]
+        for key in ("jobs", *_FILES):
+            del sampling[key]
         if not own.depends_on_batch(sampler):
             del sampling["batch"]
         return self.experiment(
@@ -151,12 +161,15 @@ class SpineGraph(DataGraph):
     def sample(self, cell: Cell) -> dict[str, Any]:
         """What decides the images."""
         evaluation = self.experiments[cell[0]].evaluation
-        return self.sampler(
+        spec = self.sampler(
             cell,
             n=evaluation.n,
             **evaluation.protocol.resolved(),
             code=self._code(cell, "stages.sample"),
         )
+        sampling = self.experiments[cell[0]].sampling_of(cell[1]).resolved()
+        spec["sampling"] |= {key: sampling[key] for key in _FILES}
+        return spec
 
     def timing(self, cell: Cell) -> dict[str, Any]:
         """What the clock needs: the sampler, and the one it is measured against."""
@@ -238,11 +251,16 @@ class SpineGraph(DataGraph):
 
     # ---- scores, rows, reports ----
 
+    def scoring_batch(self, experiment: str) -> int:
+        """Images a call of the feature extractor."""
+        return self.experiments[experiment].evaluation.batch
+
     def score(self, experiment: str) -> dict[str, Any]:
         """What the scores need."""
         reference = self.reference_of(experiment)
         return {
-            "evaluation": self.experiments[experiment].evaluation.resolved(),
+            # Of the batch no score depends; it is no param.
+            "evaluation": self.experiments[experiment].evaluation.resolved({"batch"}),
             "extractor": self.extractor(reference),
             "real_levels": self.config.references[reference].real_levels,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fewstep.config.tarflow import CrmStrategy, TarFlowExperiment
-from fewstep.graph.base import Cell, code
+from fewstep.graph.base import NO_PARAMS, Cell, code
 from fewstep.graph.spine import SpineGraph
 
 
@@ -38,7 +38,8 @@ class TarFlowGraph(SpineGraph):
         spec = self.experiment(
             experiment, "model", "noise", "train", code=code("stages.train_tarflow")
         )
-        del spec["train"]["gpus"]
+        for key in NO_PARAMS:
+            del spec["train"][key]
         return spec
 
     def trace(self, cell: Cell) -> dict[str, Any]:

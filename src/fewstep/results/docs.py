@@ -137,7 +137,18 @@ FILES: tuple[tuple[str, str], ...] = (
     ),
     (
         "results/assets/{name}.json",
-        "where a downloaded or hand-placed file lies, with its hash",
+        "where a downloaded or hand-placed file lies, with its hash and the commit it "
+        "came from",
+    ),
+    (
+        "data/assets.lock.json",
+        "hashes of files that the asset table does not know, from their first use on; "
+        "keep it with your results",
+    ),
+    (
+        "data/assets/.{file}.part, .{file}.part.json, .{file}.lock",
+        "beginning of a file that is under way and what it is the beginning of; held "
+        "while it is fetched. Harmless to remove when nothing runs",
     ),
 )
 """Path and meaning of the files that a run leaves."""

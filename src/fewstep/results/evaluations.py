@@ -107,12 +107,12 @@ _SPEED = (
     number("speedup", "baseline's seconds / this sampler's seconds; above 1 is faster"),
     number(
         "peak_memory_mb",
-        "peak memory while sampling, 10^6 bytes (GPU: allocated; CPU: resident)",
+        "peak memory while sampling, 10^6 bytes (GPU: allocated; else: resident)",
     ),
     integer("batch", "images per batch when sampling for the score", minimum=1),
-    text("device", "cpu or cuda"),
-    text("hardware", "name of the processor or the GPU"),
-    text("driver", "GPU driver version"),
+    text("device", "cpu, cuda, tpu or xla"),
+    text("hardware", "name of the processor, the GPU or the TPU"),
+    text("driver", "version of the driver of the GPU or TPU"),
     integer("threads", "CPU threads of torch", minimum=1),
     integer("world_size", "processes that shared the work", minimum=1),
 )
@@ -126,6 +126,10 @@ _ORIGIN = (
     text("code_digest", "digest of the library code behind the row"),
     text("checkpoint_sha256", "hash of the model's weights"),
     text("dataset_sha256", "hash of the real images"),
+    text(
+        "assets",
+        "published files behind the weights and the score: JSON, name to SHA-256",
+    ),
 )
 _PUBLISHED = (
     number("published_value", "what was published for this cell"),

@@ -17,8 +17,8 @@ _SEGMENTS = integer(
     "segments", "equal segments of the sequence; 1: not segmented", required=True
 )
 _MACHINE = (
-    text("device", "cpu or cuda", required=True),
-    text("hardware", "name of the processor or the GPU"),
+    text("device", "cpu, cuda, tpu or xla", required=True),
+    text("hardware", "name of the processor, the GPU or the TPU"),
     integer("threads", "CPU threads of torch", required=True, minimum=1),
 )
 

@@ -24,7 +24,7 @@ from fewstep.seqrf.pairs import PairData, open_pairs
 from fewstep.seqrf.segments import Segments
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-NO_INFLUENCE = ("save_every", "log_every", "gpus", "snapshots")
+NO_INFLUENCE = ("save_every", "log_every", "gpus", "nodes", "snapshots")
 """Keys of a recipe that decide nothing about the weights."""
 
 

@@ -114,4 +114,5 @@ def _options(spec: dict[str, Any], seed: int, batch: int) -> SampleOptions:
         nan_policy=sampling["nan_policy"],
         max_redraws=sampling["max_redraws"],
         resize=spec.get("resize"),
+        batch_decides="batch" in sampling,
     )

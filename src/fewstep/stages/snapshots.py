@@ -28,6 +28,10 @@ from fewstep.training import TrainState
 
 logger = logging.getLogger(__name__)
 
+# Neither has an influence on a score.
+_SHARD = 1000
+_SCORED = 64
+
 
 class Snapshots:
     """What a training calls every so many steps.
@@ -144,10 +148,8 @@ class Snapshots:
             start=0,
             stop=n,
             batch=self.batch,
-            shard=sampling["shard_size"],
+            shard=_SHARD,
             rounding=scoring["rounding"],
-            nan_policy=sampling["nan_policy"],
-            max_redraws=sampling["max_redraws"],
         )
         draw_samples(
             make_sampler(flow, scoring["sampler"], sampling["precision"]),
@@ -163,7 +165,7 @@ class Snapshots:
             device=device,
         )
         found = score_samples(
-            {**scoring, "evaluation": {"n": n, "batch": scoring["batch"]}},
+            {**scoring, "evaluation": {"n": n, "batch": _SCORED}},
             samples,
             load_reference(self.scorer["reference"], extractor.dim),
             extractor,
