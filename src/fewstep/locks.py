@@ -1,4 +1,4 @@
-"""Snakemake's lock on a folder, when the Snakemake that took it is dead.
+"""Locks: our own on a file, and Snakemake's on a folder when its holder is dead.
 
 Snakemake does not write down who holds its lock, so after kill -9 the same command is
 refused until somebody says `--unlock`. Whether somebody holds it can be seen: no
@@ -7,11 +7,69 @@ process of this machine runs Snakemake in the folder.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import psutil
 
 from fewstep.errors import UserError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Of some network file systems."""
+_LOOK_AGAIN = 0.05
+"""Seconds between two tries to take a lock."""
+
+
+@contextmanager
+def hold(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a lock file as the only process; the kernel drops it when that dies.
+
+    Args:
+        path: the lock file. It stays: removing it would let two processes hold locks
+            on two files of one name.
+        waiting: called once with the holder, in words, when there is one to wait for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        told = False
+        while not _taken(file.fileno()):
+            if waiting is not None and not told:
+                waiting(path.read_text(encoding="utf-8") or "another process")
+                told = True
+            time.sleep(_LOOK_AGAIN)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _taken(descriptor: int) -> bool:
+    """Take the lock if nobody holds it; where none can be taken, go on without one."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warn_once(error.strerror)
+    return True
+
+
+@cache
+def warn_once(reason: str) -> None:
+    """Say, once a process and reason, that work goes on without a lock."""
+    logging.getLogger(__name__).warning(
+        "this file system has no locks (%s): run one Snakemake at a time here", reason
+    )
 
 
 def release_stale(folder: str | Path = ".") -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ def run(
     out: Path,
     table: Path,
     dataset: Path | None = None,
+    assets: Sequence[Path] = (),
 ) -> None:
     """Write `results/{experiment}_{sampler}_fid.json` and upsert its rows.
 
@@ -30,6 +33,7 @@ def run(
         scores, timing, plan: the cell's JSON files.
         samples: `samples.json` of each seed.
         dataset: `dataset.json`, where the row rests on images of ours.
+        assets: `results/assets/{name}.json` of the published files behind the row.
         out: the summary.
         table: `results/tables/evaluations.parquet`.
     """
@@ -52,6 +56,7 @@ def run(
             "code_digest": spec.get("code"),
             "checkpoint_sha256": manifest["extra"]["checkpoint_sha256"],
             "dataset_sha256": files.read_json(dataset)["sha256"] if dataset else None,
+            "assets": _assets(assets),
             "status": "ok",
         }
         for score, manifest in zip(scored, manifests, strict=True)
@@ -75,6 +80,12 @@ def _who(
         "protocol": score["protocol"],
         "reference_sha256": score["protocol_facts"]["reference_sha256"],
     }
+
+
+def _assets(records: Sequence[Path]) -> str | None:
+    """Hashes of published files by name, as JSON."""
+    found = {r["name"]: r["sha256"] for r in map(files.read_json, records)}
+    return json.dumps(found, sort_keys=True) if found else None
 
 
 def _notes(score: dict[str, Any], plan: dict[str, Any]) -> str | None:

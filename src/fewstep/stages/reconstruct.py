@@ -24,6 +24,7 @@ from fewstep.images import Rounding, filmstrip, save_png, to_model_range, to_uin
 from fewstep.par.tokenizer import VQModel, codebook_usage
 from fewstep.progress import Progress
 from fewstep.references import load_reference
+from fewstep.stages.sources import check
 
 _PAIRS = 10
 _SHOWN = 96
@@ -38,6 +39,7 @@ def reconstruct(
     weights: Path | None,
     out: Path,
     picture: Path,
+    record: Path | None = None,
 ) -> None:
     """Write errors, score and codebook use of a tokenizer, and a picture of pairs.
 
@@ -55,11 +57,13 @@ def reconstruct(
             "rfrechet"); `score_real`: of the same images before, its floor; `used`,
             `perplexity`: of the codebook.
         picture: PNG: images above their reconstructions.
+        record: what is known of the extractor's weights, where they are an asset.
 
     Raises:
-        UserError: for images that the tokenizer cannot halve, a broken tokenizer, or a
-            reference of another extractor.
+        UserError: for images that the tokenizer cannot halve, a broken tokenizer, a
+            reference of another extractor, or weights that changed.
     """
+    check(weights, record)
     data, device = open_dataset(dataset), pick_device()
     model = _load(spec, tokenizer, data.size)
     extractor = load_extractor(

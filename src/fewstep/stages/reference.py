@@ -15,6 +15,7 @@ from fewstep.errors import UserError
 from fewstep.extractors import Extractor, load_extractor
 from fewstep.images import released_levels
 from fewstep.references import load_reference, save_reference
+from fewstep.stages.sources import check
 from fewstep.statistics import Reference, dataset_reference, with_features
 
 _BATCH = 64
@@ -28,6 +29,8 @@ def build(
     weights: Path | None = None,
     dataset: Path | None = None,
     file: Path | None = None,
+    weights_record: Path | None = None,
+    record: Path | None = None,
 ) -> None:
     """Write the canonical `.npz` and its manifest.
 
@@ -43,10 +46,15 @@ def build(
         weights: the extractor's weights; None = its own download.
         dataset: folder of the dataset, or
         file: a published statistics file.
+        weights_record: what is known of the weights, where they are an asset.
+        record: what is known of the file, likewise.
 
     Raises:
-        UserError: for a file that is broken or lacks what the spec asks for.
+        UserError: for a file that is broken, lacks what the spec asks for, or is not
+            the one that was verified.
     """
+    check(file, record)
+    check(weights, weights_record)
     if file is not None:
         save_reference(out, _of_file(spec, extractor, weights, file))
         return

@@ -17,6 +17,7 @@ from fewstep.progress import Progress
 from fewstep.references import load_reference
 from fewstep.samples import SampleManifest, read_images, read_manifest
 from fewstep.sampling import SampleOptions, sample_labels
+from fewstep.stages.sources import check
 from fewstep.statistics import Reference
 
 
@@ -26,6 +27,7 @@ def run(
     reference: Path,
     weights: Path | None,
     out: Path,
+    record: Path | None = None,
 ) -> None:
     """Write `scores.json`: the scores and the protocol of each seed.
 
@@ -36,7 +38,12 @@ def run(
         reference: canonical `.npz`.
         weights: the extractor's weights; None = its own download.
         out: the scores.
+        record: what is known of the weights, where they are an asset.
+
+    Raises:
+        UserError: for weights that are not the ones that were verified.
     """
+    check(weights, record)
     options = score_options(spec["evaluation"])
     extractor = load_extractor(
         spec["extractor"]["kind"],
