@@ -10,14 +10,14 @@ rule asset:
         "results/assets/{name}.json",
     log:
         "logs/assets/{name}.log",
-    params:
-        spec=lambda w: as_json(GRAPH.asset(w.name)),
-        code=code("hub"),
     # Not even those of a profile: the stage is patient itself, and says a refusal once.
     retries: 0
     resources:
         # No param: a better estimate is no reason to fetch again.
         expected_mb=lambda w: GRAPH.asset_mb(w.name),
+    params:
+        spec=lambda w: as_json(GRAPH.asset(w.name)),
+        code=code("hub"),
     message:
         "fetch {wildcards.name}"
     shell:

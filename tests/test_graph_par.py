@@ -336,6 +336,11 @@ NEUTRAL = {
     "seconds_batch1": None,
 }
 """What PAR added to all systems, as the others have it."""
+PARTS = (
+    *("afhq-scratch", "img128-scratch", "img64uncond-scratch", "img64cond-scratch"),
+    *("img64cond-patch2-scratch", "img64uncond-density"),
+)
+"""Trainings whose steps are made of parts."""
 
 
 def test_other_systems_keep_what_they_resolve_to(paper: Config) -> None:
@@ -343,6 +348,8 @@ def test_other_systems_keep_what_they_resolve_to(paper: Config) -> None:
     for name, own in paper.experiments.items():
         if own.system != "par":
             had = ("ema_warmup", "accumulate") if own.system == "seqrf" else ()
+            # TarFlow's own trainings use it by now: their batch does not fit at once.
+            had = ("accumulate",) if name in PARTS else had
             for key, value in leaves(own.resolved()):
                 if key in NEUTRAL and key not in had:
                     assert value == NEUTRAL[key], f"{name}: {key}"

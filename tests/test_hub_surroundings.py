@@ -103,6 +103,7 @@ def test_inception_is_not_asked_for_offline(
         ("SSL_CERT_FILE", "none.pem", "SSL_CERT_FILE: holds no certificates that can"),
         ("SSL_CERT_FILE", "served/o/n/good.bin", "SSL_CERT_FILE: holds no certif"),
         ("HF_HUB_DOWNLOAD_TIMEOUT", "30s", "HF_HUB_DOWNLOAD_TIMEOUT: is '30s'; expec"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "-1", "HF_HUB_DOWNLOAD_TIMEOUT: is '-1'; expect"),
         ("HF_HUB_ETAG_TIMEOUT", "", "HF_HUB_ETAG_TIMEOUT: is ''; expected a whole nu"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ def session() -> Client:
         if not names:
             raise
         raise UserError(
-            f"cannot be used as a proxy ({type(error).__name__})",
+            "cannot be used as a proxy",
             where=" or ".join(names),
             expected="an address with http:// or https://",
             do="correct it, or unset it",
@@ -73,12 +74,9 @@ def session() -> Client:
 def _check_seconds(name: str) -> None:
     """Refuse what huggingface_hub would fail on when it is imported."""
     value = os.environ.get(name, "0")
-    try:
-        int(value)
-    except ValueError as error:
-        raise UserError(
-            f"is '{value}'", where=name, expected="a whole number of seconds"
-        ) from error
+    if not re.fullmatch(r"\s*\d+\s*", value):
+        expected = "a whole number of seconds"
+        raise UserError(f"is '{value}'", where=name, expected=expected)
 
 
 def _set(names: tuple[str, ...]) -> list[str]:
