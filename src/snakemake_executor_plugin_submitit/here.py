@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snakemake_executor_plugin_submitit import processes
 from snakemake_executor_plugin_submitit.backends import (
@@ -18,9 +18,11 @@ from snakemake_executor_plugin_submitit.backends import (
     read_result,
     results,
 )
-from snakemake_executor_plugin_submitit.job import NestedSnakemake
 from snakemake_executor_plugin_submitit.notes import Note
 from snakemake_executor_plugin_submitit.slots import Slots, visible_gpus
+
+if TYPE_CHECKING:  # it loads submitit, which only a run needs
+    from snakemake_executor_plugin_submitit.job import NestedSnakemake
 
 _CONTROLLER = "submitit.local._local"
 

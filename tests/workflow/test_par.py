@@ -360,14 +360,14 @@ def test_a_published_cell_needs_its_files_alone(tmp_path: Path) -> None:
     table = done.stdout.partition("Job stats:")[2].partition("total")[0]
     jobs = {line.split()[0]: int(line.split()[1]) for line in table.splitlines()[3:]}
     assert jobs == {
-        "asset": 4,  # PAR-XL-4x, LlamaGen-XL, VQ-16, statistics
+        "asset": 5,  # PAR-XL-4x, LlamaGen-XL, VQ-16, statistics, Inception
         "evaluation": 1,
-        "inception": 1,
         "par_plan": 2,
         "par_prepare": 2,
         "par_prepare_tokenizer": 1,
         "reference": 1,
-        "sample": 1,
+        "sample_collect": 1,
+        "sample_part": 8,
         "score": 1,
         "timing_together": 1,
     }
