@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-import yaml
 
 from fewstep.cli.options import app
 from fewstep.errors import UserError
@@ -22,6 +21,8 @@ def _pair(text: str) -> tuple[str, Any]:
     Raises:
         UserError: for anything else.
     """
+    import yaml  # no other verb needs it
+
     key, equals, value = text.partition("=")
     try:
         return key, yaml.safe_load(value) if equals else _no_value(text)
