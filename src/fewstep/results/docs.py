@@ -78,6 +78,10 @@ FILES: tuple[tuple[str, str], ...] = (
         "manifest of one seed's images: shards with their hashes, NaN events",
     ),
     (
+        "results/{experiment}/{sampler}/seed{seed}/parts/{i}-of-{n}.json",
+        "where n jobs share a seed: that job i has drawn its shards",
+    ),
+    (
         "results/{experiment}/{sampler}/seed{seed}/*.npy",
         "images in shards, uint8, (n, 3, H, W); image i is sample start + i",
     ),
