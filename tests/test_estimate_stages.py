@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.estimate.tarflow import forward_work
+from fewstep.estimate.par import DECODED
+from fewstep.estimate.tarflow import DENOISED, forward_work
 from fewstep.estimate.time import seconds as time_of
 from fewstep.graph import Graph
 from fewstep.graph.needs import READ, START
 from fewstep.graph.needs_systems import PROFILED
+from fewstep.par import sampler as par_sampler
 from fewstep.sampling import Draw
 from fewstep.stages import rank, timing
+from fewstep.tarflow import sampler as tarflow_sampler
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +26,11 @@ ROOT = Path(__file__).parents[1]
 def changed(**experiment: Any) -> Graph:
     """The repository's configuration, with keys of the experiment `afhq` changed."""
     return Graph(ROOT, overrides={"experiments": {"afhq": experiment}})
+
+
+def test_images_taken_together_are_those_of_the_samplers() -> None:
+    """The estimates may not import the samplers, whose modules load torch."""
+    assert (DENOISED, DECODED) == (tarflow_sampler._CHUNK, par_sampler._DECODED)
 
 
 def test_a_profile_of_convergence_is_most_of_a_rank() -> None:

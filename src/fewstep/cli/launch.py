@@ -5,11 +5,26 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from typing import Any
 
 from fewstep.errors import UserError
 
 PATIENCE = 120
 """Seconds that the other nodes have once the training has ended on one of them."""
+
+
+def start_training(
+    spec: dict[str, Any], gpus: int, nodes: int, save_every: int
+) -> None:
+    """What every verb that trains does first.
+
+    Args:
+        spec: of the stage; `train` gets what decides no weights, and so is no param.
+        gpus, nodes: as for `torchrun`, which does not come back where it starts others.
+        save_every: steps between two checkpoints.
+    """
+    torchrun(gpus, nodes)
+    spec["train"]["save_every"] = save_every
 
 
 def torchrun(gpus: int, nodes: int = 1) -> None:

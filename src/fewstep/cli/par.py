@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.launch import torchrun
+from fewstep.cli.launch import start_training
 from fewstep.cli.options import (
     Folder,
     Gpus,
@@ -37,8 +37,7 @@ def train_tokenizer(
     save_every: SaveEvery = 1000,
 ) -> None:
     """Train a VQ tokenizer; the same command resumes."""
-    torchrun(gpus, nodes)
-    spec["train"]["save_every"] = save_every
+    start_training(spec, gpus, nodes, save_every)
     from fewstep.stages.train_tokenizer import train_tokenizer as run
 
     run(spec, dataset, work, out, curve)
@@ -134,8 +133,7 @@ def train_par(
     save_every: SaveEvery = 1000,
 ) -> None:
     """Train a PAR transformer; the same command resumes."""
-    torchrun(gpus, nodes)
-    spec["train"]["save_every"] = save_every
+    start_training(spec, gpus, nodes, save_every)
     from fewstep.stages.train_par import train_par as run
 
     run(spec, codes, start, work, out, curve)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.launch import torchrun
+from fewstep.cli.launch import start_training
 from fewstep.cli.options import (
     Folder,
     Gpus,
@@ -43,8 +43,7 @@ def train_flow(
     weights_record: Maybe = None,
 ) -> None:
     """Train, straighten or distil a flow; the same command resumes."""
-    torchrun(gpus, nodes)
-    spec["train"]["save_every"] = save_every
+    start_training(spec, gpus, nodes, save_every)
     from fewstep.stages.flow_recipe import Sources
     from fewstep.stages.sources import check
     from fewstep.stages.train_flow import train_flow as run

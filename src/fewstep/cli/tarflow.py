@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.launch import torchrun
+from fewstep.cli.launch import start_training
 from fewstep.cli.options import (
     Folder,
     Gpus,
@@ -37,8 +37,7 @@ def train_tarflow(
     save_every: SaveEvery = 1000,
 ) -> None:
     """Train a TarFlow; the same command resumes."""
-    torchrun(gpus, nodes)
-    spec["train"]["save_every"] = save_every
+    start_training(spec, gpus, nodes, save_every)
     from fewstep.stages.train_tarflow import train_tarflow as run
 
     run(spec, dataset, work, out, curve)
