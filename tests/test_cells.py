@@ -331,24 +331,24 @@ class Tokens(NamedTuple):
     parameters: str
     fid: float
     isc: float
-    precision: str
-    recall: str
+    precision: float
+    recall: float
     steps: int
     seconds: float
     cfg: float
 
 
 TOKENS = {
-    "llamagen-l": Tokens("343M", 3.07, 256.1, "0.83", "0.52", 576, 12.58, 2.0),
-    "llamagen-xl": Tokens("775M", 2.62, 244.1, "0.80", "0.57", 576, 18.66, 1.75),
-    "llamagen-xxl": Tokens("1411M", 2.34, 253.9, "0.80", "0.59", 576, 24.91, 1.75),
-    "llamagen-3b": Tokens("3097M", 2.18, 263.3, "0.81", "0.58", 576, 12.41, 1.65),
-    "par-l-4x": Tokens("343M", 3.76, 218.9, "0.84", "0.50", 147, 3.38, 1.60),
-    "par-xl-4x": Tokens("775M", 2.61, 259.2, "0.82", "0.56", 147, 4.94, 1.50),
-    "par-xxl-4x": Tokens("1411M", 2.35, 263.2, "0.82", "0.57", 147, 6.84, 1.435),
-    "par-3b-4x": Tokens("3097M", 2.29, 255.5, "0.82", "0.58", 147, 3.46, 1.345),
-    "par-xxl-16x": Tokens("1411M", 3.02, 270.6, "0.81", "0.56", 51, 2.28, 1.5),
-    "par-3b-16x": Tokens("3097M", 2.88, 262.5, "0.82", "0.56", 51, 1.31, 1.5),
+    "llamagen-l": Tokens("343M", 3.07, 256.1, 0.83, 0.52, 576, 12.58, 2.0),
+    "llamagen-xl": Tokens("775M", 2.62, 244.1, 0.80, 0.57, 576, 18.66, 1.75),
+    "llamagen-xxl": Tokens("1411M", 2.34, 253.9, 0.80, 0.59, 576, 24.91, 1.75),
+    "llamagen-3b": Tokens("3097M", 2.18, 263.3, 0.81, 0.58, 576, 12.41, 1.65),
+    "par-l-4x": Tokens("343M", 3.76, 218.9, 0.84, 0.50, 147, 3.38, 1.60),
+    "par-xl-4x": Tokens("775M", 2.61, 259.2, 0.82, 0.56, 147, 4.94, 1.50),
+    "par-xxl-4x": Tokens("1411M", 2.35, 263.2, 0.82, 0.57, 147, 6.84, 1.435),
+    "par-3b-4x": Tokens("3097M", 2.29, 255.5, 0.82, 0.58, 147, 3.46, 1.345),
+    "par-xxl-16x": Tokens("1411M", 3.02, 270.6, 0.81, 0.56, 51, 2.28, 1.5),
+    "par-3b-16x": Tokens("3097M", 2.88, 262.5, 0.82, 0.56, 51, 1.31, 1.5),
 }
 # LlamaGen's README: score, codes a side, file.
 README = {
@@ -376,7 +376,10 @@ def test_rows_of_par(name: str) -> None:
     """Score, time of one image, passes, size and guidance of Table 2."""
     row, own, cell = TOKENS[name], drawn(name), published(name, "cfg")
     assert (cell.value, cell.seconds_batch1) == (row.fid, row.seconds)
-    assert f"IS {row.isc}, precision {row.precision}, recall {row.recall}" in cell.note
+    assert cell.others is not None
+    others = (cell.others.isc, cell.others.precision, cell.others.recall)
+    assert others == (row.isc, row.precision, row.recall)
+    assert own.evaluation.precision_recall
     assert (cell.table, cell.n, cell.hardware) == (
         "Table 2",
         50000,
@@ -413,6 +416,7 @@ def test_rows_of_llamagen(name: str) -> None:
 def test_compiled_times_of_par(name: str) -> None:
     """Table 7's seconds, at the score that Table 2 has for the same model."""
     cell = published(name, "compiled")
+    assert cell.others == published(name, "cfg").others
     assert (cell.seconds_batch1, cell.value) == (COMPILED[name], TOKENS[name].fid)
     own = drawn(name)
     assert own.sampling_of("compiled").compile
@@ -473,6 +477,12 @@ def test_every_cell_says_where_it_comes_from() -> None:
         if row.seconds:
             assert row.unit, (name, sampler)
         assert config().experiments[name].evaluation.n == row.n
+
+
+def test_headline_cells_have_three_seeds() -> None:
+    """The spread of each published cell's score is known."""
+    for name, sampler, _ in cells():
+        assert len(config().experiments[name].evaluation.seeds) >= 3, (name, sampler)
 
 
 def test_every_cell_is_in_all() -> None:

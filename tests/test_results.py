@@ -46,6 +46,15 @@ def test_a_training_depends_on_its_own_table_alone(stage: str) -> None:
     assert found == {"columns", "common", "parquet", "training"}
 
 
+@pytest.mark.parametrize("stage", ["rank", "search", "timing"])
+def test_a_measurement_depends_on_no_evaluation(stage: str) -> None:
+    """An edited column of evaluations searches and times nothing anew."""
+    found = set(closure(f"fewstep.stages.{stage}"))
+    assert "fewstep.results.measured" in found
+    for name in ("evaluations", "comparisons", "verdicts", "tables"):
+        assert f"fewstep.results.{name}" not in found
+
+
 def test_every_public_name_is_found() -> None:
     """Names are loaded when they are used; an unknown one is an AttributeError."""
     assert set(results._HOMES) == set(results.__all__)
@@ -400,6 +409,8 @@ def test_fix_writes_once_and_check_complains(
 ) -> None:
     """A missing or edited page fails the check in one line; fixing it mends it."""
     page = tmp_path / "outputs.md"
+    for name in ("check", "fix"):
+        monkeypatch.setattr(f"fewstep.report.readme.{name}", lambda: None)
     monkeypatch.setattr(docs.check, "__defaults__", (page,))
     monkeypatch.setattr(docs.fix, "__defaults__", (page,))
     assert main(["--check"]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import math
@@ -22,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewstep import locks
 from fewstep.errors import UserError
 from fewstep.results import (
     TABLES,
@@ -208,6 +210,43 @@ def test_a_held_lock_is_waited_for_and_reported(tmp_path: Path) -> None:
             upsert(path, [training(2)], timeout=0.1)
     upsert(path, [training(2)])
     assert len(read(path)) == 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_tables_are_written_and_it_is_said_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+) -> None:
+    """Network file systems without flock take rows too; one warning says the limit."""
+    locks.warn_once.cache_clear()
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "training.parquet"
+    upsert(path, [training(1)])
+    upsert(path, [training(2)])
+    assert read(path)["step"].tolist() == [1, 2]
+    said = [record for record in caplog.records if "no locks" in record.message]
+    assert len(said) == 1
+    assert "run one Snakemake at a time here" in said[0].message
+    locks.warn_once.cache_clear()
+
+
+def test_other_troubles_with_a_lock_are_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that does not mean `no locks here` is raised."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(OSError, match="broken"):
+        upsert(tmp_path / "training.parquet", [training(1)])
 
 
 def test_a_full_disk_leaves_the_table(

@@ -40,7 +40,7 @@ def hold(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         told = False
-        while not _taken(file.fileno()):
+        while not take(file.fileno()):
             if waiting is not None and not told:
                 waiting(path.read_text(encoding="utf-8") or "another process")
                 told = True
@@ -51,8 +51,11 @@ def hold(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[N
         yield
 
 
-def _taken(descriptor: int) -> bool:
-    """Take the lock if nobody holds it; where none can be taken, go on without one."""
+def take(descriptor: int) -> bool:
+    """Take a file's lock if nobody holds it; whether this process may go on.
+
+    Where the file system has no locks, it goes on without one and says so.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

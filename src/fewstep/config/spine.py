@@ -21,6 +21,7 @@ from fewstep.config.resources import Resources
 Precision = Literal["fp32", "bf16"]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainSpec(Spec):
@@ -137,6 +138,17 @@ class TraceSpec(Spec):
     """Seed of their noise."""
 
 
+class OtherScores(Spec):
+    """What was published beside the main score, for the same samples."""
+
+    isc: Positive | None = None
+    """Inception score."""
+    precision: Share | None = None
+    """Precision (k = 3)."""
+    recall: Share | None = None
+    """Recall (k = 3)."""
+
+
 class PublishedSpec(Spec):
     """What a paper or its code reports for one sampler."""
 
@@ -150,6 +162,8 @@ class PublishedSpec(Spec):
     """Samples behind the score."""
     sd: NotNegative | None = None
     """Standard deviation, if reported."""
+    others: OtherScores | None = None
+    """Scores beside it."""
     seconds: Positive | None = None
     """Seconds for `n` samples."""
     seconds_batch1: Positive | None = None

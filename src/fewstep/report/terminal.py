@@ -1,9 +1,9 @@
-"""The headline in the terminal, at the end of `make demo`."""
+"""Tables for the terminal: the headline, published numbers beside ours, failures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +14,12 @@ from rich.text import Text
 
 from fewstep.report.flows import Cell, FlowTable, Model, flow_models, flow_tables
 from fewstep.report.headline import NONE, Headline, headlines
-from fewstep.report.inputs import load_evaluation
+from fewstep.report.inputs import Summary, load_evaluation
 from fewstep.report.par import TokenLine, TokenTable, token_tables
 from fewstep.results import STRAIGHTNESS
 from fewstep.results.store import read
 
-_STYLES: dict[str, str] = {"matches": "green", "better": "green", "worse": "red"}
+STYLES: dict[str, str] = {"matches": "green", "better": "green", "worse": "red"}
 _MOST_SAMPLERS = 6
 """More samplers than these do not fit beside each other into 80 columns."""
 
@@ -42,9 +42,16 @@ def terminal_table(
         UserError: for an evaluation that is missing or broken.
     """
     summaries = [load_evaluation(path) for path in jsons]
-    lines = headlines(summaries)
     parts = [read(path, STRAIGHTNESS) for path in straightness]
     measured = pd.concat(parts, ignore_index=True) if parts else None
+    return spaced(terminal_tables(summaries, measured) or [_lines([])])
+
+
+def terminal_tables(
+    summaries: Sequence[Summary], measured: pd.DataFrame | None = None
+) -> list[Table]:
+    """The same tables, one by one, from evaluations and rows of `straightness`."""
+    lines = headlines(summaries)
     tables = flow_tables(summaries, measured)
     found = [table for table in tables if len(table.samplers) <= _MOST_SAMPLERS]
     apart = {
@@ -61,16 +68,23 @@ def terminal_table(
         [line for line in rest if line.experiment not in flows],
         [line for line in rest if line.experiment in flows],
     )
-    shown: list[RenderableType] = [_lines(kind) for kind in kinds if kind]
     failed = [line for line in lines if line not in rest and line.failed]
-    shown += [_flows(table, failed) for table in found]
-    shown += [_tokens(table) for table in tokens]
-    if len(shown) < 2:
-        return shown[0] if shown else _lines([])
-    return Group(*(part for table in shown for part in (table, Text())))
+    return [
+        *(_lines(kind) for kind in kinds if kind),
+        *(_flows(table, failed) for table in found),
+        *(_tokens(table) for table in tokens),
+    ]
 
 
-def _new_table(title: str, caption: str) -> Table:
+def spaced(tables: Sequence[RenderableType]) -> RenderableType:
+    """Several tables with a line between them, or the one."""
+    if len(tables) == 1:
+        return tables[0]
+    return Group(*(part for table in tables for part in (table, Text())))
+
+
+def new_table(title: str, caption: str) -> Table:
+    """An empty table in the style of all."""
     return Table(
         title=title,
         caption=caption,
@@ -89,7 +103,7 @@ def _lines(lines: list[Headline]) -> Table:
     partners = {line.partner for line in lines if line.partner != NONE}
     batches = {line.batch for line in lines if line.batch != NONE}
     one = len(partners) == 1
-    table = _new_table(
+    table = new_table(
         f"score: {names}, lower is better",
         _caption(lines, partners if one else set(), batches),
     )
@@ -131,7 +145,7 @@ def _flows(flow: FlowTable, failed: list[Headline]) -> Table:
         )
     own = {model.name for model in flow.models}
     said += [_failure(line) for line in failed if line.experiment in own]
-    table = _new_table(
+    table = new_table(
         f"score: {flow.metric}, {flow.samples}, lower is better", "\n".join(said)
     )
     table.add_column("model", overflow="fold")
@@ -148,7 +162,7 @@ def _flows(flow: FlowTable, failed: list[Headline]) -> Table:
 def _tokens(tokens: TokenTable) -> Table:
     """One line a cell: n, steps, score, time of one image, best rate, speed-ups."""
     lines = tokens.lines
-    table = _new_table(
+    table = new_table(
         f"score: {tokens.metric}, {tokens.samples}, lower is better",
         _tokens_caption(tokens),
     )
@@ -223,7 +237,7 @@ def _published(line: Headline) -> str:
 
 
 def _style(cell: str) -> str:
-    return _STYLES.get(cell.rpartition(": ")[2], "")
+    return STYLES.get(cell.rpartition(": ")[2], "")
 
 
 def _failure(line: Headline) -> str:

@@ -15,28 +15,33 @@ from fewstep._lazy import lazy
 
 if TYPE_CHECKING:
     from fewstep.results.columns import Column, Table
+    from fewstep.results.comparisons import PUBLISHED, compare
     from fewstep.results.evaluations import EVALUATIONS, is_inception
+    from fewstep.results.failures import FailedCell, failed_cells, file_failures
     from fewstep.results.flows import (
         STRAIGHTNESS,
         TRAJECTORIES,
         straightness_rows,
         trajectory_rows,
     )
+    from fewstep.results.measured import BLOCKS, CONVERGENCE, STRATEGIES, TIMING
     from fewstep.results.parquet import arrow_schema, read_rows, write_rows
     from fewstep.results.store import Change, read, upsert
     from fewstep.results.summary import sampler_order, spread, summarize
-    from fewstep.results.tables import BLOCKS, CONVERGENCE, STRATEGIES, TABLES, TIMING
+    from fewstep.results.tables import TABLES
     from fewstep.results.training import TRAINING
     from fewstep.results.verdicts import VERDICTS, Verdict, agreement, verdict
 
 _HOMES = {
-    "BLOCKS": "tables",
-    "CONVERGENCE": "tables",
+    "BLOCKS": "measured",
+    "CONVERGENCE": "measured",
     "EVALUATIONS": "evaluations",
+    "FailedCell": "failures",
+    "PUBLISHED": "comparisons",
     "STRAIGHTNESS": "flows",
-    "STRATEGIES": "tables",
+    "STRATEGIES": "measured",
     "TABLES": "tables",
-    "TIMING": "tables",
+    "TIMING": "measured",
     "TRAINING": "training",
     "TRAJECTORIES": "flows",
     "VERDICTS": "verdicts",
@@ -46,6 +51,9 @@ _HOMES = {
     "Verdict": "verdicts",
     "agreement": "verdicts",
     "arrow_schema": "parquet",
+    "compare": "comparisons",
+    "failed_cells": "failures",
+    "file_failures": "failures",
     "is_inception": "evaluations",
     "read": "store",
     "read_rows": "parquet",
@@ -63,6 +71,7 @@ __all__ = [
     "BLOCKS",
     "CONVERGENCE",
     "EVALUATIONS",
+    "PUBLISHED",
     "STRAIGHTNESS",
     "STRATEGIES",
     "TABLES",
@@ -72,10 +81,14 @@ __all__ = [
     "VERDICTS",
     "Change",
     "Column",
+    "FailedCell",
     "Table",
     "Verdict",
     "agreement",
     "arrow_schema",
+    "compare",
+    "failed_cells",
+    "file_failures",
     "is_inception",
     "read",
     "read_rows",

@@ -23,8 +23,10 @@ FILES: tuple[tuple[str, str], ...] = (
         "everything on one page that needs no network, no script and no other file",
     ),
     (
-        "results/demo/scores_nfe.png, straightness.png, trajectories.png",
-        "the report's charts that compare flows, as files",
+        "results/demo/costs_steps.png, costs_seconds*.png, scores_nfe.png, "
+        "straightness.png, trajectories.png, scores_steps.png, scores_seconds.png, "
+        "timing_tokens.png",
+        "the report's charts that compare samplers and models, as files",
     ),
     ("results/tables/{table}.parquet", "the tables below, of all experiments"),
     (
@@ -107,6 +109,14 @@ FILES: tuple[tuple[str, str], ...] = (
         "samples side by side; the way from noise to image, block by block",
     ),
     (
+        "results/{experiment}/side-by-side.png",
+        "images of every sampler of a flow that is inverted, from the same noise",
+    ),
+    (
+        "results/{experiment}/{sampler}/order.png, order-moving.png",
+        "in which order PAR draws the tokens of an image: a filmstrip; an animation",
+    ),
+    (
         "results/{experiment}/straightness.parquet, trajectories.parquet",
         "this model's part of those tables, for samplers that integrate an ODE",
     ),
@@ -171,6 +181,12 @@ _SUMMARY = (
     ("n", "images a seed"),
     ("protocol, extractor", "the way of scoring"),
     ("rows", "one row a seed, with the columns of the table `evaluations`"),
+    ("timing", "seconds and speed-up at every batch that was timed"),
+    (
+        "published",
+        "rows of the table `published`: what was published, and the verdicts",
+    ),
+    ("evaluated_utc", "when the evaluation was made, UTC"),
 )
 _INTRO = """\
 # Outputs
@@ -186,6 +202,21 @@ Files appear whole: each is written beside its place and renamed. A name that en
 """
 _READING = """\
 ## Reading the tables
+
+In the terminal, with no other program:
+
+```sh
+fewstep results                      # the headline: ours, published, verdict
+fewstep results demo-tarflow --csv - # one line a cell; also --markdown, --json
+fewstep results --all                # also what was not made yet
+fewstep results --sql "
+  select experiment, sampler, n, avg(coalesce(fid, frechet)) as score
+  from evaluations where status = 'ok' group by all order by all"
+```
+
+`--sql` knows every table by its name, those that are not there yet as empty ones; it
+takes what DuckDB takes, and only reads. Its rows too go to `--csv`, `--markdown` or
+`--json`.
 
 With pandas:
 
@@ -209,7 +240,17 @@ group by all
 order by all
 ```
 
-Group by `protocol` and `n`: scores that differ in them are never compared.
+With polars, which fewstep does not install:
+
+```py
+import polars as pl
+
+rows = pl.scan_parquet("results/tables/evaluations.parquet")
+print(rows.filter(pl.col("status") == "ok").select("experiment", "frechet").collect())
+```
+
+Group by `protocol` and `n`: scores that differ in them are never compared. A cell that
+failed has rows with the status `failed`, which say why and have no score.
 
 Every file carries its table's name, its `fewstep.schema_version` and the description of
 each column in the Parquet metadata.
@@ -219,7 +260,8 @@ _VERDICTS = {
     "deviations, whichever is more",
     "better": "lies further on the good side",
     "worse": "lies further on the bad side",
-    "not comparable": "another number of images, protocol or metric, or no score",
+    "not comparable": "another number of images, protocol, metric or, of a time, "
+    "hardware; or no score",
     "no published value": "nothing was published for this cell, or its number is not "
     "verified (the reason says which)",
 }

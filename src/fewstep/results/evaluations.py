@@ -12,14 +12,13 @@ _WHO = (
     text("system", "what makes the images: tarflow, seqrf or par", required=True),
     text("sampler", "name of the sampler within the experiment", required=True),
     integer("seed", "sampling seed", required=True),
-    integer("n", "number of images scored", required=True, minimum=1),
+    integer("n", "number of images scored, or to score", required=True, minimum=1),
     text(
         "labels",
         "how class labels are dealt: balanced (i mod classes), iid (uniform), or none",
         "balanced",
         "iid",
         "none",
-        required=True,
     ),
 )
 _PROTOCOL = (
@@ -28,9 +27,8 @@ _PROTOCOL = (
         "short name of the way of scoring (extractor, weights, its resize, the "
         "samples' resize where there is one, rounding, real levels, reference, "
         "labels); only rows with the same protocol and the same n are compared",
-        required=True,
     ),
-    text("extractor", "feature extractor", required=True),
+    text("extractor", "feature extractor"),
     text("extractor_sha256", "hash of the extractor's weights"),
     text("reference_sha256", "hash of the real images' statistics"),
 )
@@ -153,8 +151,14 @@ _OUTCOME = (
         required=True,
     ),
     text("error", "what went wrong, one line"),
+    text("job", "of a failed row: the job that failed, e.g. sample afhq/gsj, seed 1"),
+    text("log", "of a failed row: that job's log"),
     time("created_utc", "when the row was made, UTC", required=True),
 )
+
+
+_OF_A_SCORE = ("labels", "protocol", "extractor")
+"""What a row that failed may lack: its cell did not get that far."""
 
 
 def is_inception(extractor: str) -> bool:
@@ -170,9 +174,12 @@ def _check_evaluation(row: Row) -> None:
     if row["status"] == "failed":
         if row["error"] is None:
             raise ValueError("column 'error' must say why the status is failed")
-    elif row[row["metric"]] is None:
-        raise ValueError(f"column {row['metric']!r} must not be null")
-    if row["metric"] == "fid" and not is_inception(row["extractor"]):
+    else:
+        for name in (*_OF_A_SCORE, row["metric"]):
+            if row[name] is None:
+                raise ValueError(f"column {name!r} must not be null")
+    named = row["extractor"] is not None
+    if named and row["metric"] == "fid" and not is_inception(row["extractor"]):
         raise ValueError(f"column 'fid' needs Inception, not {row['extractor']!r}")
     if (row["speedup"] is None) != (row["baseline"] is None):
         raise ValueError("columns 'speedup' and 'baseline' are given together or not")
@@ -205,6 +212,6 @@ EVALUATIONS = Table(
     + _PUBLISHED
     + _OUTCOME,
     key=("experiment", "sampler", "seed"),
-    version=3,
+    version=4,
     rule=_check_evaluation,
 )

@@ -6,7 +6,6 @@ any moment: the file is always a complete table, and no row that was added is lo
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import socket
@@ -21,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fewstep.errors import UserError
+from fewstep.locks import take
 from fewstep.results.columns import Row, Table
 from fewstep.results.parquet import arrow_schema, by_key, load, pick, write
 from fewstep.results.tables import TABLES
@@ -147,19 +147,15 @@ def _locked(path: Path, timeout: float) -> Iterator[None]:
 
 def _acquire(descriptor: int, lock: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise UserError(
-                    f"the table is locked by {lock.read_text() or 'another process'}",
-                    where=str(lock),
-                    expected=f"its release within {timeout:g} s",
-                    do="wait for that process or end it, then run again",
-                ) from None
-            time.sleep(0.02)
+    while not take(descriptor):
+        if time.monotonic() >= deadline:
+            raise UserError(
+                f"the table is locked by {lock.read_text() or 'another process'}",
+                where=str(lock),
+                expected=f"its release within {timeout:g} s",
+                do="wait for that process or end it, then run again",
+            )
+        time.sleep(0.02)
 
 
 def _remove_orphans(path: Path) -> None:

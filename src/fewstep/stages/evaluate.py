@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from fewstep import files
-from fewstep.results import EVALUATIONS, spread, summarize, upsert, verdict
+from fewstep.provenance import utc_now
+from fewstep.results import (
+    EVALUATIONS,
+    PUBLISHED,
+    compare,
+    spread,
+    summarize,
+    upsert,
+    verdict,
+)
 
 
 def run(
@@ -35,7 +44,7 @@ def run(
         dataset: `dataset.json`, where the row rests on images of ours.
         assets: `results/assets/{name}.json` of the published files behind the row.
         out: the summary.
-        table: `results/tables/evaluations.parquet`.
+        table: `results/tables/evaluations.parquet`; `published.parquet` lies beside it.
     """
     scored = files.read_json(scores)["seeds"]
     manifests = [files.read_json(path) for path in samples]
@@ -62,9 +71,12 @@ def run(
         for score, manifest in zip(scored, manifests, strict=True)
     ]
     judged = [EVALUATIONS.new_row(**_judged(row, rows, spec)) for row in rows]
-    upsert(table, judged, replace=("experiment", "sampler"))
-    summary = summarize(judged)
-    files.write_json(out, {**summary, "timing": clock["batches"]})
+    beside = compare(judged, spec["published"], spec["protocol_note"])
+    cell = ("experiment", "sampler")
+    upsert(table, judged, replace=cell)
+    upsert(table.with_stem(PUBLISHED.name), beside, replace=cell)
+    summary = {**summarize(judged), "timing": clock["batches"], "published": beside}
+    files.write_json(out, {**summary, "evaluated_utc": utc_now()})
 
 
 def _who(
