@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 from fewstep.errors import UserError
+from fewstep.failures import file_failed_run
 from fewstep.graph import Graph, as_json, code, one_of, use_this_python
 
 use_this_python()
@@ -17,10 +18,6 @@ except UserError as error:
     sys.exit(f"fewstep: {error}")
 
 ALL_CORES = workflow.cores or 1
-
-# A signal that stops a job reaches all of its processes. tee outlives it: the stage
-# still says where it stopped, and to a closed pipe it could not.
-shell.prefix("set -euo pipefail; tee() {{ trap '' TERM USR2; exec tee \"$@\"; }}; ")
 
 DEMO = GRAPH.demo()
 
@@ -43,3 +40,11 @@ def asks(kind, name, gpu=True, share=lambda w: 1.0):
 
     keys = ("runtime", "mem_mb", *(("gpu", "gpu_model") if gpu else ()))
     return {key: one(key) for key in keys}
+
+
+def report_of_all():
+    """What the page says, and what keeps the rest from starting: looked up now."""
+    from fewstep.doctor import obstacles
+
+    known = GRAPH.report(GRAPH.experiments, "snakemake report")
+    return {**known, "blocked": obstacles(GRAPH)}

@@ -171,7 +171,13 @@ rule evaluation:
         dataset=GRAPH.real_images,
         assets=lambda w: GRAPH.asset_records(w.experiment),
     output:
-        "results/{experiment}_{sampler}_fid.json",
+        report(
+            "results/{experiment}_{sampler}_fid.json",
+            caption="../workflow/report/evaluation.rst",
+            category="{experiment}",
+            subcategory="numbers",
+            labels={"sampler": "{sampler}", "shows": "score"},
+        ),
     log:
         "logs/{experiment}/{sampler}/evaluation.log",
     params:
@@ -194,7 +200,13 @@ rule grid:
     input:
         lambda w: GRAPH.seed_files("samples.json")(w)[0],
     output:
-        "results/{experiment}/{sampler}/grid.png",
+        report(
+            "results/{experiment}/{sampler}/grid.png",
+            caption="../workflow/report/grid.rst",
+            category="{experiment}",
+            subcategory="pictures",
+            labels={"sampler": "{sampler}", "shows": "samples"},
+        ),
     log:
         "logs/{experiment}/{sampler}/grid.log",
     params:

@@ -32,7 +32,13 @@ rule training_chart:
     input:
         "results/{experiment}/training.parquet",
     output:
-        "results/{experiment}/training.png",
+        report(
+            "results/{experiment}/training.png",
+            caption="../workflow/report/training.rst",
+            category="{experiment}",
+            subcategory="charts",
+            labels={"sampler": "all", "shows": "training"},
+        ),
     log:
         "logs/{experiment}/training-chart.log",
     params:

@@ -94,7 +94,13 @@ rule par_reconstruct:
         ),
     output:
         scores="results/tokenizers/{name}-reconstruction.json",
-        picture="results/tokenizers/{name}-reconstruction.png",
+        picture=report(
+            "results/tokenizers/{name}-reconstruction.png",
+            caption="../workflow/report/tokenizer_picture.rst",
+            category="tokenizers",
+            subcategory="pictures",
+            labels={"shows": "{name}"},
+        ),
     log:
         "logs/tokenizers/{name}-reconstruct.log",
     wildcard_constraints:
@@ -286,3 +292,41 @@ rule par_plan:
     shell:
         "python -m fewstep token-plan --spec {params.spec:q} --tokenizer {input}"
         " --out {output} 2>&1 | tee {log}"
+
+
+rule par_order:
+    input:
+        model=lambda w: GRAPH.weights_input((w.experiment, w.sampler)),
+        plan="results/{experiment}/{sampler}/plan.json",
+        companions=lambda w: GRAPH.companions((w.experiment, w.sampler)),
+    output:
+        strip=report(
+            "results/{experiment}/{sampler}/order.png",
+            caption="../workflow/report/order.rst",
+            category="{experiment}",
+            subcategory="pictures",
+            labels={"sampler": "{sampler}", "shows": "order of drawing"},
+        ),
+        moving=report(
+            "results/{experiment}/{sampler}/order-moving.png",
+            caption="../workflow/report/moving.rst",
+            category="{experiment}",
+            subcategory="pictures",
+            labels={"sampler": "{sampler}", "shows": "order of drawing, moving"},
+        ),
+    log:
+        "logs/{experiment}/{sampler}/order.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.of_system("par")),
+    resources:
+        # Two images; the memory is that of a whole batch.
+        **asks("sample", "{experiment}/{sampler}", share=lambda w: 0.01),
+    params:
+        spec=lambda w: as_json(GRAPH.token_order((w.experiment, w.sampler))),
+        model=lambda w: GRAPH.weights((w.experiment, w.sampler)),
+    message:
+        "order of drawing of {wildcards.experiment}/{wildcards.sampler}"
+    shell:
+        "python -m fewstep --threads {threads} token-order --spec {params.spec:q}"
+        " --model {params.model} --plan {input.plan} --strip {output.strip}"
+        " --moving {output.moving} 2>&1 | tee {log}"

@@ -1,4 +1,7 @@
 # Tables of everything, and the pages that show them.
+report: "../workflow/report/workflow.rst"
+
+
 localrules:
     tables,
     report,
@@ -21,7 +24,7 @@ rule report:
     log:
         "logs/report.log",
     params:
-        spec=as_json(GRAPH.report(GRAPH.experiments, "snakemake report")),
+        spec=lambda w: as_json(report_of_all()),
         out="results/report/report.html",
     message:
         "report of what is there"
@@ -34,7 +37,13 @@ rule demo_report:
     input:
         GRAPH.report_inputs(DEMO),
     output:
-        page="results/demo/report.html",
+        page=report(
+            "results/demo/report.html",
+            caption="../workflow/report/report.rst",
+            category="all experiments",
+            subcategory="page",
+            labels={"sampler": "all", "shows": "report"},
+        ),
         index="results/demo/report.json",
     log:
         "logs/demo-report.log",

@@ -206,7 +206,13 @@ rule seqrf_trajectory_chart:
     input:
         "results/{experiment}/trajectories.parquet",
     output:
-        "results/{experiment}/trajectories.png",
+        report(
+            "results/{experiment}/trajectories.png",
+            caption="../workflow/report/trajectories.rst",
+            category="{experiment}",
+            subcategory="charts",
+            labels={"sampler": "all", "shows": "paths of pixels"},
+        ),
     log:
         "logs/{experiment}/trajectory-chart.log",
     wildcard_constraints:
@@ -224,7 +230,13 @@ rule seqrf_solvers:
     input:
         GRAPH.solver_samples,
     output:
-        "results/{experiment}/solvers.png",
+        report(
+            "results/{experiment}/solvers.png",
+            caption="../workflow/report/solvers.rst",
+            category="{experiment}",
+            subcategory="pictures",
+            labels={"sampler": "all", "shows": "samples side by side"},
+        ),
     log:
         "logs/{experiment}/solvers.log",
     wildcard_constraints:

@@ -86,6 +86,7 @@ rule tarflow_rank:
 localrules:
     tarflow_strategy,
     tarflow_rank_charts,
+    tarflow_side_by_side,
 
 
 rule tarflow_strategy:
@@ -139,7 +140,13 @@ rule tarflow_trace:
         model="results/{experiment}/model.safetensors",
         plan="results/{experiment}/{sampler}/plan.json",
     output:
-        "results/{experiment}/{sampler}/trace.png",
+        report(
+            "results/{experiment}/{sampler}/trace.png",
+            caption="../workflow/report/trace.rst",
+            category="{experiment}",
+            subcategory="pictures",
+            labels={"sampler": "{sampler}", "shows": "from noise to image"},
+        ),
     log:
         "logs/{experiment}/{sampler}/trace.log",
     wildcard_constraints:
@@ -160,8 +167,20 @@ rule tarflow_rank_charts:
         blocks="results/{experiment}/blocks.parquet",
         profile="results/{experiment}/convergence.parquet",
     output:
-        rank="results/{experiment}/rank.png",
-        convergence="results/{experiment}/convergence.png",
+        rank=report(
+            "results/{experiment}/rank.png",
+            caption="../workflow/report/blocks.rst",
+            category="{experiment}",
+            subcategory="charts",
+            labels={"sampler": "all", "shows": "IGM and CRM"},
+        ),
+        convergence=report(
+            "results/{experiment}/convergence.png",
+            caption="../workflow/report/convergence.rst",
+            category="{experiment}",
+            subcategory="charts",
+            labels={"sampler": "all", "shows": "convergence"},
+        ),
     log:
         "logs/{experiment}/charts.log",
     wildcard_constraints:
@@ -174,3 +193,27 @@ rule tarflow_rank_charts:
         "python -m fewstep charts --rank {output.rank} --blocks-table {input.blocks}"
         " --convergence {output.convergence} --convergence-table {input.profile}"
         " 2>&1 | tee {log}"
+
+
+rule tarflow_side_by_side:
+    input:
+        GRAPH.side_by_side,
+    output:
+        report(
+            "results/{experiment}/side-by-side.png",
+            caption="../workflow/report/side_by_side.rst",
+            category="{experiment}",
+            subcategory="pictures",
+            labels={"sampler": "all", "shows": "samples side by side"},
+        ),
+    log:
+        "logs/{experiment}/side-by-side.log",
+    wildcard_constraints:
+        experiment=one_of(GRAPH.of_system("tarflow")),
+    params:
+        samples=lambda w, input: [f"--samples {path}" for path in input],
+        code=code("stages.side_by_side"),
+    message:
+        "the samplers of {wildcards.experiment} side by side"
+    shell:
+        "python -m fewstep side-by-side {params.samples} --out {output} 2>&1 | tee {log}"

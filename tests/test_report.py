@@ -121,8 +121,8 @@ def test_the_page_needs_nothing_but_itself(inputs: Inputs, tmp_path: Path) -> No
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"@import|url\(", text)
     data = [r for r in found.resources if r.startswith("data:")]
-    # Five charts in four looks, three grids and a trace.
-    assert len(data) == 5 * 4 + 4
+    # Six charts in four looks, three grids and a trace.
+    assert len(data) == 6 * 4 + 4
     for address in data:
         png = base64.b64decode(address.partition(",")[2])
         Image.open(io.BytesIO(png)).verify()
@@ -170,7 +170,8 @@ def test_sections_and_provenance(inputs: Inputs, tmp_path: Path) -> None:
         "uncommitted changes no",
     ):
         assert words in found.text
-    assert found.tags.count("details") == 2
+    # More scores, the origin, and the numbers of four charts.
+    assert found.tags.count("details") == 6
 
 
 def test_what_is_missing_is_said(inputs: Inputs, tmp_path: Path) -> None:
@@ -378,6 +379,15 @@ def test_every_chart_has_a_caption_file() -> None:
         "evaluation",
         "table",
         "report",
+        "overview",
+        "published",
+        "costs_seconds",
+        "costs_steps",
+        "side_by_side",
+        "order",
+        "moving",
+        "provenance",
+        "workflow",
     )
     for name in names:
         words = (TEMPLATES / f"{name}.rst").read_text(encoding="utf-8")

@@ -219,8 +219,8 @@ def test_the_page_compares_the_values_of_n(
     """Table, charts, grids titled by n and steps, tokenizer; TarFlow's table stays."""
     found = page(inputs, tmp_path)
     for words in (
-        "Scores and speed",
-        "Tokens in parallel",
+        "TarFlow: scores and speed",
+        "PAR: tokens in parallel",
         "Its score, 7.80 ± 0.23, is worse than",
         "demo-par-n1 cfg 1 LlamaGen 256 3.90 ± 0.12 95.0 ± 0.5 % 262 ms the baseline "
         "48.8 at batch 40",
@@ -233,9 +233,9 @@ def test_the_page_compares_the_values_of_n(
     assert drawn[0].startswith("n = 16 takes 31 steps instead of 256, but scores worse")
     assert drawn[1].startswith("n = 16 takes 39.1 ms an image at batch 1, not 262 ms")
     assert drawn[2].startswith("“n = 16” is 6.7× as fast as “n = 1 (LlamaGen)” at")
-    # TarFlow's own two, and none of an n alone; a grid once.
-    assert len(drawn) == 5
-    assert found.tags.count("img") == 5 + 3 + 1
+    # TarFlow's own three, and none of an n alone; a grid once.
+    assert len(drawn) == 6
+    assert found.tags.count("img") == 6 + 3 + 1
     assert "Nothing: every file asked for is here" in found.text
 
 
@@ -244,11 +244,13 @@ def test_charts_that_compare_lie_beside_the_page(
 ) -> None:
     """Their files are named after them; a second of a kind is numbered."""
     names = ["scores_steps", "scores_seconds", "timing_tokens"]
-    assert [path.stem for path in render(inputs, tmp_path / "report.html")] == names
+    paths = render(inputs, tmp_path / "report.html")
+    assert [path.stem for path in paths] == ["costs_steps", *names]
     other = par_samples.par_evaluation("alone", 0, 4.0, "demo-par-n4", protocol="other")
     jsons = [*inputs.jsons, *samples.write_jsons(tmp_path, [other])]
     paths = render(Inputs(jsons), tmp_path / "report.html")
     assert [path.stem for path in paths] == [
+        "costs_steps",
         *names[:2],
         *(f"{name}-1" for name in names[:2]),
     ]
@@ -273,7 +275,8 @@ def test_published_values_have_a_column_where_there_are_any(tmp_path: Path) -> N
     assert "2.61 PAR, Table 2 matches: differs by" in page(Inputs(paths), tmp_path).text
     assert "2.61: matches" in printed(paths, width=120)
     paths = par_samples.par_jsons(tmp_path, par_samples.par_evaluations())
-    assert "published" not in page(Inputs(paths), tmp_path).text
+    text = page(Inputs(paths), tmp_path).text.partition("n tokens of an image")[2]
+    assert "published" not in text.partition("What is missing, and why")[0]
 
 
 # The tokenizer

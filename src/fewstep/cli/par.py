@@ -12,8 +12,10 @@ from fewstep.cli.options import (
     Folder,
     Gpus,
     Maybe,
+    Model,
     Nodes,
     Out,
+    Plan,
     Rows,
     SaveEvery,
     Source,
@@ -153,6 +155,20 @@ def token_plan(spec: Spec, tokenizer: Tokenizer, out: Out) -> None:
     from fewstep.stages.token_plan import write as run
 
     run(spec, tokenizer, out)
+
+
+@app.command()
+def token_order(
+    spec: Spec,
+    model: Model,
+    plan: Plan,
+    strip: Annotated[Path, typer.Option(help="PNG of a filmstrip.")],
+    moving: Annotated[Path, typer.Option(help="Animated PNG.")],
+) -> None:
+    """Pictures of which tokens are drawn at which step."""
+    from fewstep.stages.token_order import draw_order as run
+
+    run(spec, model, plan, strip, moving)
 
 
 @app.command()

@@ -90,3 +90,14 @@ def trace(spec: Spec, model: Model, plan: Plan, out: Out) -> None:
     from fewstep.stages.pictures import trace as run
 
     run(spec, model, plan, out)
+
+
+@app.command()
+def side_by_side(
+    samples: Annotated[list[Path], typer.Option(help="samples.json of a sampler.")],
+    out: Out,
+) -> None:
+    """Images of several samplers from the same noise, and their differences."""
+    from fewstep.stages.side_by_side import side_by_side as run
+
+    run(samples, out)

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 from fewstep._lazy import lazy
 
 if TYPE_CHECKING:
-    from fewstep.doctor.diagnosis import Diagnosis, examine
+    from fewstep.doctor.diagnosis import Diagnosis, examine, obstacles
     from fewstep.doctor.text import show
 
-__all__ = ["Diagnosis", "examine", "show"]
+__all__ = ["Diagnosis", "examine", "obstacles", "show"]
 
 __getattr__ = lazy(
-    __name__, {"Diagnosis": "diagnosis", "examine": "diagnosis", "show": "text"}
+    __name__,
+    {
+        "Diagnosis": "diagnosis",
+        "examine": "diagnosis",
+        "obstacles": "diagnosis",
+        "show": "text",
+    },
 )

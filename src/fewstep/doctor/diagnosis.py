@@ -179,6 +179,32 @@ def examine(graph: Graph, targets: Sequence[str] = ()) -> Diagnosis:
     )
 
 
+def obstacles(graph: Graph) -> dict[str, dict[str, list[str]]]:
+    """By experiment and sampler, why an evaluation cannot start; none for one that can.
+
+    A cell whose file is there is left out.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for (experiment, sampler), path in zip(
+        graph.cells(), graph.evaluations(graph.cells()), strict=True
+    ):
+        if os.path.exists(path):
+            continue
+        walk = _Walk(graph)
+        walk.visit([path])
+        barred = [_obstacle(one) for one in walk.sources.values() if _blocks(one)]
+        if barred:
+            found.setdefault(experiment, {})[sampler] = sorted(barred)
+    return found
+
+
+def _obstacle(source: Source) -> str:
+    # What follows a semicolon is for those who read the table of assets.
+    origin = source.origin.partition("; ")[0]
+    offline = f", but {offline_variable()} is set" if "download" in source.state else ""
+    return f"{source.path}: {source.state}{offline} ({origin})"
+
+
 def _walked(graph: Graph, label: str, paths: list[str]) -> tuple[_Walk, Line]:
     """The walk through all results of a line, and the line."""
     whole, blocked = _Walk(graph), []

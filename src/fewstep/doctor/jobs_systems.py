@@ -28,6 +28,12 @@ def _trace(graph: Graph, match: re.Match[str]) -> Job:
     return Job("trace", "/".join(cell), inputs=inputs)
 
 
+@makes(r"{experiment}/side-by-side\.png", experiment=of_system("tarflow"))
+def _side_by_side(graph: Graph, match: re.Match[str]) -> Job:
+    inputs = tuple(graph.side_by_side(about(match)))
+    return Job("quick", f"side by side {match['experiment']}", inputs=inputs)
+
+
 @makes(
     r"{experiment}/{sampler}/(strategies|convergence)\.parquet",
     cell=lambda graph: graph.plans(searched=True),
@@ -134,3 +140,11 @@ def _index(graph: Graph, match: re.Match[str]) -> Job:
     assert dataset is not None
     folder = f"{graph.config.datasets[dataset].path}/"
     return Job("quick", f"index {match['name']}", inputs=(folder,))
+
+
+@makes(r"{experiment}/{sampler}/(order|order-moving)\.png", experiment=of_system("par"))
+def _order(graph: Graph, match: re.Match[str]) -> Job:
+    cell = (match["experiment"], match["sampler"])
+    name, companions = "/".join(cell), graph.companions(cell)
+    inputs = (graph.weights_input(cell), graph.plan(cell), *companions)
+    return Job("quick", f"order {name}", inputs=inputs)

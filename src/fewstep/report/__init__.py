@@ -18,7 +18,7 @@ def render(inputs: Inputs, out: str | Path) -> list[Path]:
     there are listed on it with the reason. The same inputs give the same bytes.
 
     Returns:
-        the charts that compare flows, which are saved as PNG beside the page too.
+        the charts that compare samplers, which are saved as PNG beside the page too.
 
     Raises:
         UserError: for an evaluation, table or picture that is broken, a template that

@@ -11,7 +11,7 @@ import pandas as pd
 from fewstep.files import write_bytes
 from fewstep.report.figures import Figure, file_figure, flow_figures, token_figures
 from fewstep.report.flows import FlowTable
-from fewstep.report.inputs import Inputs, Picture
+from fewstep.report.inputs import Inputs
 from fewstep.report.par import TokenTable
 from fewstep.report.tokenizers import Reconstruction, load_reconstruction
 
@@ -26,11 +26,12 @@ class Compared:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Cells that differ in n: their table, and charts and samples of all of them."""
+    """Cells that differ in n: table, charts, samples and animations of all of them."""
 
     table: TokenTable
     charts: list[Figure]
     grids: list[Figure]
+    moving: list[Figure]
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,29 @@ def compare_flows(
 def compare_tokens(
     found: Sequence[TokenTable], tables: dict[str, pd.DataFrame], inputs: Inputs
 ) -> list[Tokens]:
-    """The tables with their charts, and the grids of their cells in the same order."""
+    """The tables with their charts, and their cells' pictures in the same order."""
     page = list(dict.fromkeys(head for table in found for head in table.models))
     made = []
     for table in found:
-        grids = [
-            file_figure(
-                Path(picture.path),
-                f"{line.cell[0]}, {line.cell[1]}: {picture.caption}",
-                f"{line.label}, {line.steps_text} steps",
-            )
-            for line in table.lines
-            for picture in inputs.pictures.get(line.cell[0], ())
-            if _is_grid(picture, line.cell[1]) and Path(picture.path).exists()
-        ]
-        made.append(Tokens(table, token_figures(table, page, tables), grids))
+        charts = token_figures(table, page, tables)
+        pictures = (_pictures(table, inputs, kind) for kind in ("grid", "moving"))
+        made.append(Tokens(table, charts, *pictures))
     return made
 
 
-def _is_grid(picture: Picture, sampler: str) -> bool:
-    return picture.kind == "grid" and picture.sampler == sampler
+def _pictures(table: TokenTable, inputs: Inputs, kind: str) -> list[Figure]:
+    """Pictures of a kind, in the order of the table's lines."""
+    return [
+        file_figure(
+            Path(picture.path),
+            f"{line.cell[0]}, {line.cell[1]}: {picture.caption}",
+            f"{line.label}, {line.steps_text} steps",
+        )
+        for line in table.lines
+        for picture in inputs.pictures.get(line.cell[0], ())
+        if (picture.kind, picture.sampler) == (kind, line.cell[1])
+        and Path(picture.path).exists()
+    ]
 
 
 def show_tokenizers(inputs: Inputs, missing: dict[str, str]) -> list[Tokenizer]:

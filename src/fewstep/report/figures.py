@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from fewstep.errors import UserError
 from fewstep.plots import (
     AnyChart,
     Look,
@@ -27,7 +26,15 @@ from fewstep.plots import (
     training_chart,
     trajectory_chart,
 )
+from fewstep.report.embed import embedded
 from fewstep.report.flows import FlowTable
+from fewstep.report.numbers import (
+    Numbers,
+    block_numbers,
+    convergence_numbers,
+    straightness_numbers,
+    timing_numbers,
+)
 from fewstep.report.par import Cell, TokenTable, model_name
 
 _LOOKS = {
@@ -49,6 +56,7 @@ class Figure:
         height: the same.
         alt: what a reader who cannot see it should know.
         sampler: the sampler that it shows, if one.
+        numbers: what the chart was drawn from, where that says more than the chart.
     """
 
     caption: str
@@ -57,6 +65,7 @@ class Figure:
     height: int
     alt: str
     sampler: str = ""
+    numbers: Numbers | None = None
 
     @property
     def png(self) -> bytes:
@@ -64,7 +73,9 @@ class Figure:
         return base64.b64decode(self.sources["wide"].partition(",")[2])
 
 
-def chart_figure(caption: str, draw: Callable[[Look], AnyChart]) -> Figure:
+def chart_figure(
+    caption: str, draw: Callable[[Look], AnyChart], numbers: Numbers | None = None
+) -> Figure:
     """A chart drawn in all four looks: wide and narrow, light and dark."""
     drawn = {name: draw(look) for name, look in _LOOKS.items()}
     pictures = {name: png_bytes(drawn[name], look) for name, look in _LOOKS.items()}
@@ -77,24 +88,18 @@ def chart_figure(caption: str, draw: Callable[[Look], AnyChart]) -> Figure:
         width=width // 2,
         height=height // 2,
         alt=" ".join(title),
+        numbers=numbers,
     )
 
 
 def file_figure(path: Path, caption: str, sampler: str = "") -> Figure:
-    """A PNG file as it is.
+    """A PNG file, made smaller if it is large.
 
     Raises:
         UserError: for a file that is not a PNG picture.
     """
-    data = path.read_bytes()
-    try:
-        width, height = _size(data)
-    except OSError as error:
-        raise UserError(
-            "not a readable PNG", where=str(path), do="delete it and run again"
-        ) from error
-    sources = {"wide": _data(data)}
-    return Figure(caption, sources, width, height, alt=caption, sampler=sampler)
+    address, width, height = embedded(path)
+    return Figure(caption, {"wide": address}, width, height, caption, sampler)
 
 
 _PANELS = 6
@@ -145,7 +150,8 @@ def _straightness_figures(
     found["wanted"] = found["sampler"] == sampler
     best = found.sort_values(["wanted", "models", "points", "sampler"]).iloc[-1]
     same = frame[frame["sampler"] == best["sampler"]]
-    return [chart_figure("straightness", _straightness(same, page))]
+    numbers = straightness_numbers(same)
+    return [chart_figure("straightness", _straightness(same, page), numbers)]
 
 
 def token_figures(
@@ -204,7 +210,8 @@ def _token_timing(table: TokenTable, timing: pd.DataFrame) -> list[Figure]:
             baseline=own["baseline"].where(own["baseline"].isna(), partner),
         )
         for _, side in named.groupby(["device", "threads"]):
-            figures.append(chart_figure("timing_tokens", _timing(side)))
+            numbers = timing_numbers(side)
+            figures.append(chart_figure("timing_tokens", _timing(side), numbers))
     return figures
 
 
@@ -233,7 +240,8 @@ def charts(
         figures.append(chart_figure("trajectories", paths))
     if "timing" in own:
         for _, side in own["timing"].groupby(["device", "threads"]):
-            figures.append(chart_figure("timing", _timing(side)))
+            numbers = timing_numbers(side)
+            figures.append(chart_figure("timing", _timing(side), numbers))
     if "blocks" in own:
         figures += _block_figures(own["blocks"])
     if "convergence" in own:
@@ -262,7 +270,7 @@ def _score_figures(frame: pd.DataFrame) -> list[Figure]:
 
 def _block_figures(frame: pd.DataFrame) -> list[Figure]:
     return [
-        chart_figure("blocks", _blocks(rows, str(variant)))
+        chart_figure("blocks", _blocks(rows, str(variant)), block_numbers(rows))
         for (_, variant), rows in frame.groupby(["norm", "variant"])
         if variant == "released" or (frame["variant"] != "released").all()
     ]
@@ -271,7 +279,11 @@ def _block_figures(frame: pd.DataFrame) -> list[Figure]:
 def _convergence_figures(frame: pd.DataFrame, tolerance: float) -> list[Figure]:
     plain = frame[frame["segments"] == 1]
     return [
-        chart_figure("convergence", _convergence(rows, str(source), tolerance))
+        chart_figure(
+            "convergence",
+            _convergence(rows, str(source), tolerance),
+            convergence_numbers(rows),
+        )
         for source, rows in plain.groupby("source", sort=True)
     ]
 

@@ -44,14 +44,19 @@ class Headline:
     unverified: str
 
     @property
+    def slower(self) -> bool:
+        """Whether it takes longer than its baseline."""
+        return self.speed != NONE and float(self.speed.rstrip("×")) < 1
+
+    @property
     def speed_words(self) -> str:
         """The speed-up with its partner; slower is called slower."""
         if self.partner == self.sampler:
             return "the baseline"
         if self.partner == NONE:
             return NONE
-        slower = float(self.speed.rstrip("×")) < 1
-        return f"{self.speed}{', slower than' if slower else ''} “{self.partner}”"
+        words = ", slower than" if self.slower else ""
+        return f"{self.speed}{words} “{self.partner}”"
 
 
 def headlines(summaries: Sequence[Summary]) -> list[Headline]:

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from fewstep.errors import UserError
 from fewstep.files import read_json
-from fewstep.results import EVALUATIONS, summarize
+from fewstep.report.missing import Missing
+from fewstep.results import EVALUATIONS, FailedCell, summarize
 
 Summary = Mapping[str, Any]
+Kind = Literal["grid", "trace", "beside", "moving"]
 TEMPLATES = Path(__file__).resolve().parents[3] / "workflow" / "report"
 
 
@@ -23,13 +25,14 @@ class Picture:
     Args:
         path: a PNG file.
         caption: one sentence.
-        kind: "grid" (side by side with other grids) or "trace" (full width).
+        kind: "grid" (side by side with other grids), "trace" (full width), "beside"
+            (all samplers of the experiment, full width) or "moving" (an animation).
         sampler: the sampler that it shows, if one.
     """
 
     path: Path
     caption: str
-    kind: Literal["grid", "trace"] = "grid"
+    kind: Kind = "grid"
     sampler: str = ""
 
 
@@ -46,6 +49,8 @@ class Inputs:
         tokenizers: `results/tokenizers/{name}-reconstruction.json` of the experiments'
             tokenizers; the picture lies beside each, as `.png`.
         missing: what could not be made, and why: {"afhq": "checkpoint is absent"}.
+        absent: cells that were asked for and are not there.
+        failures: seeds of cells that failed, with no newer result.
         title: the page's title.
         command: the command that makes the page.
         templates: folder of the page's template, style and captions.
@@ -56,6 +61,8 @@ class Inputs:
     pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     tokenizers: Sequence[Path] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    absent: Sequence[Missing] = ()
+    failures: Sequence[FailedCell] = ()
     title: str = "fewstep results"
     command: str = "snakemake --profile local report"
     templates: Path = TEMPLATES

@@ -31,7 +31,10 @@ from fewstep.report.headline import (
     seconds_text,
 )
 from fewstep.report.inputs import Inputs, Summary, load_evaluation
+from fewstep.report.overview import cost_figures, overview
 from fewstep.report.par import token_models, token_tables
+from fewstep.report.provenance import origin, provenance
+from fewstep.report.published import published_lines
 from fewstep.results import (
     BLOCKS,
     CONVERGENCE,
@@ -48,26 +51,6 @@ _CHARTED = (
     *(TIMING, BLOCKS, CONVERGENCE, TRAINING, STRATEGIES),
     *(STRAIGHTNESS, TRAJECTORIES),
 )
-_ORIGIN = {
-    "protocol": "protocol",
-    "labels": "labels",
-    "hardware": "hardware",
-    "device": "device",
-    "driver": "driver",
-    "threads": "threads",
-    "torch": "torch",
-    "torch_fidelity": "torch-fidelity",
-    "python": "Python",
-    "fewstep": "fewstep",
-    "commit": "commit",
-    "dirty": "uncommitted changes",
-    "code_digest": "code digest",
-    "checkpoint_sha256": "checkpoint sha256",
-    "dataset_sha256": "dataset sha256",
-    "extractor_sha256": "extractor sha256",
-    "reference_sha256": "reference sha256",
-    "created_utc": "made (UTC)",
-}
 _MORE = ("kid", "isc", "precision", "recall", "class_agreement")
 _COUNTS = ("nan_events", "redrawn")
 
@@ -81,6 +64,7 @@ class Section:
     name: str
     kind: Kind
     charts: list[Figure]
+    beside: list[Figure]
     grids: list[Figure]
     traces: list[Figure]
     plans: list[dict[str, str]]
@@ -117,6 +101,7 @@ def render_page(inputs: Inputs, out: str | Path) -> list[Path]:
         flow_tables(summaries, tables.get("straightness")), flows, tables
     )
     tokens = compare_tokens(token_tables(summaries), tables, inputs)
+    costs = cost_figures(tables.get("evaluations"), list(names))
     sections = [
         _section(name, summaries, tables, inputs, missing, _kind(name, flows, par))
         for name in names
@@ -124,6 +109,9 @@ def render_page(inputs: Inputs, out: str | Path) -> list[Path]:
     page = _template(inputs.templates).render(
         title=inputs.title,
         command=inputs.command,
+        systems=overview(summaries, lines, inputs.failures),
+        published_lines=published_lines(summaries),
+        costs=costs,
         lines=[line for line in lines if line.experiment not in {*flows, *par}],
         flow_lines=[line for line in lines if line.experiment in flows],
         compared=compared,
@@ -131,12 +119,14 @@ def render_page(inputs: Inputs, out: str | Path) -> list[Path]:
         tokenizers=show_tokenizers(inputs, missing),
         sections=sections,
         missing=missing,
+        absent=inputs.absent,
+        provenance=provenance(rows),
         made=max((row["created_utc"] for row in rows), default=""),
         caption=lambda name: caption(name, inputs.templates),
         dash=NONE,
     )
     write_bytes(out, page.encode())
-    drawn = [figure for flows in compared for figure in flows.charts]
+    drawn = [*costs, *(figure for flows in compared for figure in flows.charts)]
     drawn += [figure for table in tokens for figure in table.charts]
     return save_charts(drawn, out)
 
@@ -218,7 +208,8 @@ def _section(
     kind: Kind,
 ) -> Section:
     own = [summary for summary in summaries if summary["experiment"] == name]
-    pictures: dict[str, list[Figure]] = {"grid": [], "trace": []}
+    kinds = ("beside", "grid", "trace", "moving")
+    pictures: dict[str, list[Figure]] = {shown: [] for shown in kinds}
     for picture in inputs.pictures.get(name, ()):
         if Path(picture.path).exists():
             figure = file_figure(Path(picture.path), picture.caption, picture.sampler)
@@ -226,7 +217,7 @@ def _section(
         else:
             missing.setdefault(str(picture.path), "not made yet")
     if kind == "tokens":
-        # Grids and times of all n stand side by side above.
+        # Grids, animations and times of all n stand side by side above.
         pictures["grid"] = []
         tables = {name: tables[name] for name in tables if name != "timing"}
     plans, tried = _plans(name, tables.get("strategies"))
@@ -234,12 +225,13 @@ def _section(
         name=name,
         kind=kind,
         charts=charts(name, tables, compared=kind != ""),
+        beside=pictures["beside"],
         grids=pictures["grid"],
         traces=pictures["trace"],
         plans=plans,
         tried=tried,
         scores=_scores(own),
-        origin=_origin([row for summary in own for row in summary["rows"]]),
+        origin=origin([row for summary in own for row in summary["rows"]]),
         assumed=sorted({str(a) for s in own for a in s.get("assumed") or ()}),
     )
 
@@ -307,20 +299,3 @@ def _scores(summaries: Sequence[Summary]) -> list[dict[str, str]]:
         cells["notes"] = "; ".join(dict.fromkeys(known(rows, "notes")))
         table.append(cells)
     return table
-
-
-def _origin(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What the rows say about code and machine: every value once."""
-    words = {True: "yes", False: "no"}
-    found = {
-        title: sorted(
-            {
-                words[value] if isinstance(value, bool) else str(value)
-                for value in known(rows, column)
-            }
-        )
-        for column, title in _ORIGIN.items()
-    }
-    if len(found["made (UTC)"]) > 1:
-        found["made (UTC)"] = [f"{found['made (UTC)'][0]} to {found['made (UTC)'][-1]}"]
-    return {title: values for title, values in found.items() if values}

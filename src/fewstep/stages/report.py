@@ -7,18 +7,23 @@ from typing import Any
 
 from fewstep import files
 from fewstep.report import Inputs, Picture, load_evaluation, render
+from fewstep.report.inputs import Kind
+from fewstep.report.missing import missing_cells
 from fewstep.results import (
     BLOCKS,
     CONVERGENCE,
     EVALUATIONS,
+    PUBLISHED,
     STRAIGHTNESS,
     STRATEGIES,
     TIMING,
     TRAINING,
     TRAJECTORIES,
     Table,
+    failed_cells,
     upsert,
 )
+from fewstep.results.failures import failed_since, predates
 from fewstep.results.parquet import read_rows
 
 RESULTS = Path("results")
@@ -60,21 +65,30 @@ def _named(name: str, pattern: str, samplers: list[str]) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-def file_rows(spec: dict[str, Any]) -> None:
+def file_rows(spec: dict[str, Any], shared: Path = SHARED) -> None:
     """Bring `results/tables/*.parquet` up to date with the experiments' files.
+
+    An evaluation that was made before its cell failed does not come back.
 
     Args:
         spec: `experiments`: name to samplers.
+        shared: folder of the tables.
     """
     found = sources(spec)
     for table, _, group in _SOURCES:
         for path in found[table.name]:
             rows = read_rows(path, table)
-            upsert(SHARED / f"{table.name}.parquet", rows, replace=group)
+            upsert(shared / f"{table.name}.parquet", rows, replace=group)
+    target, cell = shared / f"{EVALUATIONS.name}.parquet", ("experiment", "sampler")
+    failed = failed_since(target)
     for path in evaluations(spec):
-        rows = load_evaluation(path)["rows"]
-        target = SHARED / f"{EVALUATIONS.name}.parquet"
-        upsert(target, rows, replace=("experiment", "sampler"))
+        made = load_evaluation(path)
+        rows, name = made["rows"], (made["experiment"], made["sampler"])
+        if name in failed and predates(rows, made.get("evaluated_utc"), failed[name]):
+            continue
+        upsert(target, rows, replace=cell)
+        beside = made.get(PUBLISHED.name, ())
+        upsert(target.with_stem(PUBLISHED.name), beside, replace=cell)
 
 
 def evaluations(spec: dict[str, Any]) -> list[Path]:
@@ -91,7 +105,8 @@ def build(spec: dict[str, Any], out: Path) -> None:
     """Write the page, and beside it `report.json` with what it shows.
 
     Args:
-        spec: `experiments`, `tokenizers`, `command`, `templates`.
+        spec: `experiments`, `tokenizers`, `command`, `templates`; `blocked`, by
+            experiment and sampler what keeps a cell from starting, where that is known.
         out: the page.
     """
     file_rows(spec)
@@ -99,12 +114,9 @@ def build(spec: dict[str, Any], out: Path) -> None:
     started = [name for name in spec["experiments"] if (RESULTS / name).is_dir()]
     pictures = {name: found for name in started if (found := _pictures(spec, name))}
     tokenizers = _reconstructions(spec)
-    missing = {
-        f"{name}_{sampler}": "not made yet"
-        for name, samplers in spec["experiments"].items()
-        for sampler in samplers
-        if RESULTS / f"{name}_{sampler}_fid.json" not in shown
-    }
+    asked = spec["experiments"]
+    failures = failed_cells(SHARED / f"{EVALUATIONS.name}.parquet")
+    failures = [c for c in failures if c.sampler in asked.get(c.experiment, ())]
     tables = {table: paths for table, paths in sources(spec).items() if paths}
     charts = render(
         Inputs(
@@ -112,7 +124,8 @@ def build(spec: dict[str, Any], out: Path) -> None:
             tables=tables,
             pictures=pictures,
             tokenizers=tokenizers,
-            missing=missing,
+            absent=missing_cells(asked, _there(asked), failures, spec.get("blocked")),
+            failures=failures,
             command=spec["command"],
             templates=Path(spec["templates"]),
         ),
@@ -133,6 +146,16 @@ def build(spec: dict[str, Any], out: Path) -> None:
     )
 
 
+def _there(asked: dict[str, list[str]]) -> set[tuple[str, str]]:
+    """Cells whose evaluation is there."""
+    return {
+        (name, sampler)
+        for name, samplers in asked.items()
+        for sampler in samplers
+        if (RESULTS / f"{name}_{sampler}_fid.json").exists()
+    }
+
+
 def _reconstructions(spec: dict[str, Any]) -> list[Path]:
     """Scores of the tokenizers' reconstructions that are there."""
     folder = RESULTS / "tokenizers"
@@ -140,19 +163,25 @@ def _reconstructions(spec: dict[str, Any]) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
+_BESIDE = {
+    "solvers.png": "each row one solver, each column the same noise",
+    "side-by-side.png": "each row one sampler, each column the same noise",
+}
+_OF_SAMPLER: tuple[tuple[str, Kind, str], ...] = (
+    ("grid.png", "grid", "samples 0, 1, 2 … of the first seed"),
+    ("trace.png", "trace", "noise, the latent after each block, image, denoised"),
+    ("order.png", "trace", "tokens, and two samples, after some of the steps"),
+    ("order-moving.png", "moving", "tokens, and two samples, step by step"),
+)
+
+
 def _pictures(spec: dict[str, Any], name: str) -> list[Picture]:
-    """Grids and traces of an experiment that are there."""
-    found, solvers = [], RESULTS / name / "solvers.png"
-    if solvers.exists():
-        caption = "each row one solver, each column the same noise"
-        found.append(Picture(solvers, caption, "trace"))
-    for sampler in spec["experiments"][name]:
-        folder = RESULTS / name / sampler
-        grid, trace = folder / "grid.png", folder / "trace.png"
-        if grid.exists():
-            caption = "samples 0, 1, 2 … of the first seed"
-            found.append(Picture(grid, caption, "grid", sampler))
-        if trace.exists():
-            caption = "noise, the latent after each block, image, denoised"
-            found.append(Picture(trace, caption, "trace", sampler))
-    return found
+    """Pictures of an experiment that are there."""
+    folder = RESULTS / name
+    found = [Picture(folder / file, words, "beside") for file, words in _BESIDE.items()]
+    found += [
+        Picture(folder / sampler / file, words, kind, sampler)
+        for sampler in spec["experiments"][name]
+        for file, kind, words in _OF_SAMPLER
+    ]
+    return [picture for picture in found if picture.path.exists()]
