@@ -20,6 +20,7 @@ wildcard_constraints:
 
 
 include: "rules/common.smk"
+include: "rules/shell.smk"
 include: "rules/assets.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
@@ -42,6 +43,11 @@ localrules:
     demo_scratch,
     tables,
     report,
+
+
+# A cell that could not be made is a row too.
+onerror:
+    file_failed_run(workflow, GRAPH, log)
 
 
 rule all:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -90,23 +89,3 @@ def test_hash_of_a_value_ignores_key_order() -> None:
     """Two writings of one value have one hash."""
     assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json({"b": 2, "a": 1})
     assert files.sha256_json({"a": 1}) != files.sha256_json({"a": 2})
-
-
-def test_progress_prints_rate_and_remaining_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Lines come every so often and at the end, counting resumed work as done."""
-    from fewstep.progress import Progress, clock
-
-    now = {"t": 0.0}
-    monkeypatch.setattr(time, "monotonic", lambda: now["t"])
-    lines: list[str] = []
-    progress = Progress("work", 10, done=4, every=5, write=lines.append)
-    for _ in range(6):
-        now["t"] += 2
-        progress.advance()
-    assert lines == [
-        "  work  7/10 (70 %)  0.5/s, 0:06 left",
-        "  work  10/10 (100 %)  0.5/s, done",
-    ]
-    assert clock(3725) == "1:02:05"

@@ -35,12 +35,12 @@ QUICK = {
     *("tables", "report", "demo_report", "evaluation", "grid"),
     *("training_chart", "tarflow_rank_charts", "seqrf_trajectory_chart"),
     *("seqrf_solvers", "tarflow_strategy", "seqrf_plan", "par_plan"),
-    "sample_collect",
+    *("sample_collect", "tarflow_side_by_side"),
 }
 DEVICE = {
     *("tarflow_train", "seqrf_train", "par_train", "par_train_tokenizer", "reference"),
     *("tarflow_rank", "tarflow_search", "tarflow_trace", "seqrf_edges", "seqrf_pairs"),
-    *("seqrf_trajectories", "par_codes", "par_reconstruct"),
+    *("seqrf_trajectories", "par_codes", "par_reconstruct", "par_order"),
     *("sample", "sample_part", "score", "timing", "timing_together"),
     "smoke_architecture",
 }
