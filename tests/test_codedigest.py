@@ -12,7 +12,7 @@ import pytest
 
 from fewstep import codedigest
 from fewstep._syntax import read_module
-from fewstep.codedigest import closure, digest
+from fewstep.codedigest import ASIDE, closure, digest
 from fewstep.errors import UserError
 
 MakePackage = Callable[[dict[str, str]], Path]
@@ -102,6 +102,18 @@ def test_constant_two_imports_away(make: MakePackage) -> None:
     assert changed(root, before) == {STAGE, HELPER, CONSTANT}
     root = make({"c.py": "FACTOR = 2\n"})
     assert changed(root, before) == set()
+
+
+@pytest.mark.parametrize("name", ASIDE)
+def test_what_only_speaks_to_a_person_does_not_count(
+    make: MakePackage, name: str
+) -> None:
+    """How a message or a progress line looks changes no digest."""
+    stage = f"from lib import {name}\n"
+    root = make({"__init__.py": "", "stage.py": stage, f"{name}.py": "FORM = 1\n"})
+    before = digest("lib.stage", package_root=root)
+    make({f"{name}.py": "FORM = 2\n"})
+    assert digest("lib.stage", package_root=root) == before
 
 
 def test_same_text_in_another_module(make: MakePackage) -> None:
@@ -386,3 +398,92 @@ def test_fewstep_itself() -> None:
     assert "fewstep.config.load" not in closure("fewstep.config.spine")
     assert "fewstep.tarflow.model" not in closure("fewstep.tarflow.strategy")
     assert digest("fewstep.noise") == digest("fewstep.noise")
+
+
+def test_the_top_package_s_front_door_does_not_count(make: MakePackage) -> None:
+    """Names that the top package finds when they are used change no other module."""
+    before = digests(make(FILES))
+    door = """
+        from __future__ import annotations
+        from typing import TYPE_CHECKING, Any
+        if TYPE_CHECKING:
+            from lib.alone import X
+        _HOMES = {"X": "alone"}
+        __all__ = ["X"]
+        def __getattr__(name: str) -> Any:
+            from importlib import import_module
+            return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        def __dir__() -> list[str]:
+            return __all__
+        """
+    assert changed(make({"__init__.py": door}), before) == set()
+    assert closure(STAGE, package_root=make({})) == ["lib", "lib.c", HELPER, STAGE]
+    more = door.replace("def __dir__", "REAL = 1\n        def __dir__")
+    assert changed(make({"__init__.py": more}), before) == set(before)
+
+
+def test_parts_name_what_changed(make: MakePackage) -> None:
+    """Functions, methods, classes and assigned names have a hash of their own."""
+    text = """
+        import math
+        LIMIT = 3
+        def one():
+            return LIMIT
+        class Two:
+            size = 1
+            def area(self):
+                "Docstring."
+                return math.pi
+            def edge(self):
+                return 1
+        """
+    stage = {**FILES, "stage.py": text}
+    before = parts(make(stage))
+    assert set(before) == {"", "LIMIT", "one", "Two", "Two.area", "Two.edge"}
+
+    def differing(old: str, new: str) -> set[str]:
+        after = parts(make({"stage.py": text.replace(old, new)}))
+        return {
+            k for k in before.keys() | after.keys() if before.get(k) != after.get(k)
+        }
+
+    assert differing("math.pi", "math.e") == {"Two.area"}
+    assert differing("size = 1", "size = 2") == {"Two"}
+    assert differing("LIMIT = 3", "LIMIT = 4") == {"LIMIT"}
+    assert differing("def one", "def uno") == {"one", "uno"}
+    assert differing("import math", "import math, sys") == {""}
+    assert differing('"Docstring."', "# A comment.") == set()
+
+
+def parts(root: Path) -> dict[str, str]:
+    """The noted parts of the module `lib.stage`."""
+    found = codedigest.parts_of(codedigest.noted_digest(STAGE, package_root=root))
+    assert found is not None
+    return found[STAGE]
+
+
+def test_notes_are_of_the_digest(make: MakePackage) -> None:
+    """A noted digest is the digest; the notes of an older one stay."""
+    root = make(FILES)
+    old = codedigest.noted_digest(STAGE, package_root=root)
+    assert old == digest(STAGE, package_root=root)
+    make({"c.py": "FACTOR = 3\n"})
+    new = codedigest.noted_digest(STAGE, package_root=root)
+    before, after = codedigest.parts_of(old), codedigest.parts_of(new)
+    assert before is not None
+    assert after is not None
+    assert {name for name in after if after[name] != before[name]} == {CONSTANT}
+    assert codedigest.parts_of("0" * 16) is None
+
+
+def test_without_a_cache_nothing_is_noted(
+    make: MakePackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that cannot be written to is no error, and the digest is the same."""
+    root = make(FILES)
+    expected = digest(STAGE, package_root=root)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    codedigest.forget()
+    assert codedigest.noted_digest(STAGE, package_root=root) == expected
+    assert codedigest.parts_of(expected) is None

@@ -10,6 +10,7 @@ f-string are joined, so that Python versions from 3.11 on agree.
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from fewstep.errors import UserError
 # `ctx` follows from the place; `kind` is the u of u"…"; `type_comment` is a comment.
 _WITHOUT_MEANING = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _TABLES = frozenset({"_HOMES", "__all__"})
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Syntax:
     homes: dict[str, str]
     """Of a package that loads names when they are used: name -> full name in the
     module that holds it."""
+    parts: dict[str, str]
+    """Hash of each function, method (`Class.method`), class without its methods and
+    assigned name, and of all other statements together (""); no digest is made of it,
+    it tells what has changed."""
 
 
 def read_module(source: bytes, name: str, path: str) -> Syntax:
@@ -53,8 +59,13 @@ def read_module(source: bytes, name: str, path: str) -> Syntax:
     reader = _Reader(name if is_package else name.rpartition(".")[0])
     reader.block(tree.body)
     out: list[str] = []
-    _write(tree if not homes else _without_tables(tree), out)
-    return Syntax("".join(out), tuple(sorted(reader.names())), homes)
+    if homes:
+        tree = _without_tables(tree)
+        # It stands around every module, and nothing of what it finds is theirs.
+        tree = _without_finders(tree) if "." not in name else tree
+    _write(tree, out)
+    names = tuple(sorted(reader.names()))
+    return Syntax("".join(out), names, homes, _parts(tree.body))
 
 
 class _Reader:
@@ -182,6 +193,57 @@ def _without_tables(tree: ast.Module) -> ast.Module:
         if not (isinstance(node, ast.Assign) and _assigned(node) in _TABLES)
     ]
     return ast.Module(body=body, type_ignores=[])
+
+
+def _without_finders(tree: ast.Module) -> ast.Module:
+    """A package without what finds its names, and without what only types need."""
+    body = [
+        node
+        for node in tree.body
+        if not (
+            _name(node) in ("__getattr__", "__dir__")
+            or getattr(node, "module", "") in ("__future__", "typing")
+            or (isinstance(node, ast.If) and not any(_branches(node)))
+        )
+    ]
+    return ast.Module(body=body, type_ignores=[])
+
+
+def _parts(body: list[ast.stmt], prefix: str = "") -> dict[str, str]:
+    """Name -> hash of what bears the name; "" of what bears none."""
+    texts: dict[str, list[str]] = {}
+    inner: dict[str, str] = {}
+    for node in body:
+        if _no_effect(node):
+            continue
+        name, rest = _name(node), node
+        if isinstance(node, ast.ClassDef) and not prefix:
+            methods = [one for one in node.body if isinstance(one, _FUNCTIONS)]
+            inner |= _parts(list(methods), f"{name}.")
+            others = [one for one in node.body if not isinstance(one, _FUNCTIONS)]
+            rest = _with_body(node, others)
+        # A name may stand twice: an overload, a fallback.
+        _write(rest, texts.setdefault(prefix + name if name else "", []))
+    return inner | {
+        name: hashlib.sha256("".join(text).encode()).hexdigest()[:16]
+        for name, text in texts.items()
+    }
+
+
+def _name(node: ast.stmt) -> str:
+    """The name that a statement defines; "": none, or several."""
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+        return node.name
+    target = getattr(node, "target", None)
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target = node.targets[0]
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _with_body(node: ast.ClassDef, body: list[ast.stmt]) -> ast.ClassDef:
+    """The class with another body."""
+    fields = dict(ast.iter_fields(node))
+    return ast.ClassDef(**{**fields, "body": body})
 
 
 def _write(node: ast.AST, out: list[str]) -> None:

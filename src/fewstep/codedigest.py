@@ -2,8 +2,8 @@
 
 It covers the modules of fewstep that a stage's module imports, directly or not, as the
 syntax tree tells. Comments, docstrings, layout and the time stamps of files do not
-count, so a `git checkout` reruns nothing; an edited helper changes the digests of
-exactly the modules that depend on it.
+count, nor do modules that only speak to a person (`ASIDE`), so a `git checkout` reruns
+nothing; an edited helper changes the digests of exactly the modules that depend on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ VERSIONED = {"torch": "torch", "torch_fidelity": "torch-fidelity"}
 """Imported name -> distribution whose version counts where the closure imports it."""
 
 
+ASIDE = ("errors", "progress")
+"""Modules of the package that decide what a person reads, and no result."""
+
+
 def digest(*modules: str, package_root: Path = PACKAGE_ROOT) -> str:
     """16 hexadecimal digits that change when the code behind `modules` does.
 
@@ -42,16 +46,67 @@ def digest(*modules: str, package_root: Path = PACKAGE_ROOT) -> str:
     Raises:
         UserError: for a module that does not exist or does not parse (file and line).
     """
+    return _digest(_covered(modules, package_root))
+
+
+def noted_digest(*modules: str, package_root: Path = PACKAGE_ROOT) -> str:
+    """`digest`; what it covers is noted in the user's cache, for `parts_of`.
+
+    Written once for a digest: later calls look whether the file is there.
+
+    Raises:
+        UserError: as `digest`.
+    """
+    covered = _covered(modules, package_root)
+    name = _digest(covered)
+    if not _note("digests", name).exists():
+        package = _package(package_root)
+        # Without a folder to write to, nobody can be told later what has changed.
+        with contextlib.suppress(OSError, UserError):
+            for module in covered.keys() & package.files.keys():
+                note = _note("modules", covered[module][:16])
+                if not note.exists():
+                    write_bytes(note, _json(package.syntax(module).parts))
+            short = {key: value[:16] for key, value in covered.items()}
+            write_bytes(_note("digests", name), _json(short))
+    return name
+
+
+def parts_of(name: str) -> dict[str, dict[str, str]] | None:
+    """What the digest `name` covers, from the notes of `noted_digest`.
+
+    Returns:
+        Module -> name in it -> hash (see `Syntax.parts`); a library outside the
+        package has one part, "", with its version. None: no notes of this digest.
+    """
+    covered = _stored(_note("digests", name))
+    found = {}
+    for module, text in covered.items():
+        parts = _stored(_note("modules", text))
+        found[module] = parts or {"": str(text)}
+    return found or None
+
+
+def _digest(covered: dict[str, str]) -> str:
+    lines = (f"{name} {value}" for name, value in covered.items())
+    return _hash("\n".join(lines).encode())[:16]
+
+
+def _covered(modules: tuple[str, ...], package_root: Path) -> dict[str, str]:
+    """Module -> hash of its code, then library -> version."""
     package = _package(package_root)
-    parts: list[str] = []
+    found: dict[str, str] = {}
     imports: set[str] = set()
+    aside = {f"{package_root.name}.{name}" for name in ASIDE}
     for name in closure(*modules, package_root=package_root):
+        if name in aside:
+            continue
         syntax = package.syntax(name)
-        parts.append(f"{name} {syntax.code}")
+        found[name] = syntax.code
         imports |= {target.partition(".")[0] for target in syntax.imports}
     for name in sorted(VERSIONED.keys() & imports):
-        parts.append(f"{name} {_version(VERSIONED[name])}")
-    return _hash("\n".join(parts).encode())[:16]
+        found[name] = _version(VERSIONED[name])
+    return found
 
 
 def closure(*modules: str, package_root: Path = PACKAGE_ROOT) -> list[str]:
@@ -119,11 +174,10 @@ class _Package:
         # An entry of another shape is as good as none.
         with contextlib.suppress(KeyError, TypeError):
             entry = self.stored[key]
-            return Syntax(
-                str(entry["code"]), tuple(entry["imports"]), dict(entry["homes"])
-            )
+            code, imports = str(entry["code"]), tuple(entry["imports"])
+            return Syntax(code, imports, dict(entry["homes"]), dict(entry["parts"]))
         syntax = read_module(source, name, str(path))
-        syntax = Syntax(_hash(syntax.code.encode()), syntax.imports, syntax.homes)
+        syntax = replace(syntax, code=_hash(syntax.code.encode()))
         self.fresh[key] = asdict(syntax)
         return syntax
 
@@ -155,7 +209,7 @@ class _Package:
         self.fresh = {}
         # Without a folder to write to, the next process parses again; no harm done.
         with contextlib.suppress(OSError, UserError):
-            write_bytes(self.store, json.dumps(self.stored).encode())
+            write_bytes(self.store, _json(self.stored))
 
 
 @cache
@@ -173,10 +227,24 @@ def _modules(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _cache_file(root: Path) -> Path:
     """In the user's cache folder; another for each checkout, reader and Python."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     reader = Path(__file__).with_name("_syntax.py").read_bytes()
     key = f"{root.resolve()} {sys.implementation.cache_tag} {_hash(reader)}"
-    return Path(folder) / "fewstep" / f"codedigest-{_hash(key.encode())[:16]}.json"
+    return cache_folder() / f"codedigest-{_hash(key.encode())[:16]}.json"
+
+
+def _note(kind: str, name: str) -> Path:
+    """Notes go by what they are of, so any number of checkouts shares them."""
+    return cache_folder() / "code" / kind / f"{name}.json"
+
+
+def cache_folder() -> Path:
+    """The user's cache: `$XDG_CACHE_HOME/fewstep`, or `~/.cache/fewstep`."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "fewstep"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 def _stored(path: Path) -> dict[str, Any]:

@@ -12,14 +12,24 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli import doctor, par, seqrf, smoke, spine, tarflow
+from fewstep.cli import doctor, env, explain, par, results, seqrf, smoke, spine, tarflow
+from fewstep.cli.faults import TRY_AGAIN, told
 from fewstep.cli.options import app
-from fewstep.errors import UserError
 
-__all__ = ["app", "doctor", "main", "par", "seqrf", "smoke", "spine", "tarflow"]
-
-TRY_AGAIN = 75
-"""Exit status of a job that was told to stop and saved its state (EX_TEMPFAIL)."""
+__all__ = [
+    "TRY_AGAIN",
+    "app",
+    "doctor",
+    "env",
+    "explain",
+    "main",
+    "par",
+    "results",
+    "seqrf",
+    "smoke",
+    "spine",
+    "tarflow",
+]
 
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
 
@@ -39,16 +49,9 @@ def main() -> None:
     """Run the command line."""
     try:
         app(standalone_mode=True)
-    except UserError as error:
-        print(f"fewstep: {error}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        # By name, for the classes live in modules that import torch.
-        if type(error).__name__ == "PreemptedError":
-            print(f"fewstep: {error}; the same command goes on", file=sys.stderr)
-            sys.exit(TRY_AGAIN)
-        if type(error).__name__ == "OutOfMemoryError":
-            what = str(error).splitlines()[0] if str(error) else "out of memory"
-            print(f"fewstep: {what}; use a smaller batch", file=sys.stderr)
-            sys.exit(1)
-        raise
+        line = told(error)
+        if line is None:
+            raise
+        print(f"fewstep: {line[0]}", file=sys.stderr)
+        sys.exit(line[1])

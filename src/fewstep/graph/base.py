@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fewstep.codedigest import digest
+from fewstep.codedigest import noted_digest
 from fewstep.config import ClassifierSpec, Config, ExtractorSpec, load_config
 from fewstep.config.base import is_path
 from fewstep.errors import UserError
@@ -35,7 +35,7 @@ def use_this_python() -> None:
 @cache
 def code(*modules: str) -> str:
     """Digest of the library code behind a stage; modules without `fewstep.`."""
-    return digest(*(f"fewstep.{module}" for module in modules))
+    return noted_digest(*(f"fewstep.{module}" for module in modules))
 
 
 def as_json(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewstep.config.par import ParExperiment, ParTrainSpec
 from fewstep.config.tokenizers import CodesSpec, TokenizerSpec
-from fewstep.graph.base import NO_PARAMS, code
+from fewstep.graph.base import NO_PARAMS, Cell, code
 from fewstep.graph.spine import SpineGraph
 
 _SAID = ("notes", "licence", "attribution")
@@ -271,6 +271,12 @@ class ParGraph(SpineGraph):
             "group": own.model.ar_token_num,
             "draw": own.loader(sampler)["draw"],
         }
+
+    def token_order(self, cell: Cell) -> dict[str, Any]:
+        """What the pictures of the order of drawing need: images of the samples."""
+        evaluation = self.par(cell[0]).evaluation
+        found = code("stages.token_order")
+        return self.sampler(cell, seed=evaluation.seeds[0], count=2, code=found)
 
     def plan_tokenizer(self, cell: str) -> str:
         """The tokenizer that decodes a cell's tokens."""

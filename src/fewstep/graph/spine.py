@@ -319,10 +319,11 @@ class SpineGraph(DataGraph):
         if own.system == "seqrf":
             return ["straightness.parquet", "trajectories.parquet", "solvers.png"]
         if own.system == "par":
-            return [f"{name}/grid.png" for name in own.samplers]
+            drawn = ("grid", "order", "order-moving")
+            return [f"{name}/{kind}.png" for name in own.samplers for kind in drawn]
         kinds = ("grid", "trace")
         cells = [f"{name}/{kind}.png" for name in own.samplers for kind in kinds]
-        return ["rank.png", "convergence.png", *cells]
+        return ["rank.png", "convergence.png", "side-by-side.png", *cells]
 
     def report(self, experiments: Iterable[str], command: str) -> dict[str, Any]:
         """What a report says beyond what lies in its files."""

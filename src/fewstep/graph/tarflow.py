@@ -46,6 +46,14 @@ class TarFlowGraph(SpineGraph):
         """What the filmstrip needs."""
         return self.sampler(cell, "trace", code=code("stages.pictures"))
 
+    def side_by_side(self, wildcards: Any) -> list[str]:
+        """Input function: samples of the first seed, the baseline's first."""
+        own, name = self.tarflow(wildcards.experiment), wildcards.experiment
+        base, seed = self.baseline(name), own.evaluation.seeds[0]
+        # It may be another experiment's; then the first sampler stands for it.
+        ordered = sorted(own.samplers, key=lambda sampler: (name, sampler) != base)
+        return [f"results/{name}/{one}/seed{seed}/samples.json" for one in ordered]
+
     def plans(self, *, searched: bool) -> list[str]:
         """`experiment/sampler` whose strategy is searched, or given."""
         return [
