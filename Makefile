@@ -12,6 +12,7 @@ help:
 	@echo "make demo    every system in miniature on this machine: table, pictures, report"
 	@echo "make test    the tests"
 	@echo "make lint    ruff, mypy, snakefmt, snakemake --lint, generated files"
+	@echo "make docs    the documentation as a site in build/site, links checked"
 	@echo "make format  let ruff and snakefmt format"
 	@echo "make lock    requirements.lock from the environment, after changing pyproject.toml"
 
@@ -42,7 +43,11 @@ lint: env
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/python -m fewstep.config --check
+	$(BIN)/python -m fewstep.results --check
 	PYTHONWARNINGS=ignore $(BIN)/snakemake --lint
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: env
 	$(BIN)/ruff check --fix .
