@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +41,7 @@ from fewstep.tarflow import TarFlow
 from tests.documents import ROOT, blocks
 
 ASSETS = ROOT / "workflow/assets"
+PAR_FILE = ASSETS / "demo-par-n16.safetensors"
 MODEL = {
     "img_size": 8,
     "patch_size": 2,
@@ -288,7 +291,7 @@ def test_a_foreign_checkpoint_needs_its_architecture(
 def test_par_takes_its_tokenizer_from_a_file() -> None:
     """Two shipped files are a model of PAR."""
     vq = ASSETS / "demo-vq.safetensors"
-    model = fewstep.load(ASSETS / "demo-par-n16.safetensors", tokenizer=vq)
+    model = fewstep.load(PAR_FILE, tokenizer=vq)
     assert model.sample(2, {"cfg_scale": 2.0}).shape == (2, 3, 16, 16)
 
 
@@ -313,7 +316,7 @@ Mistake = Callable[[fewstep.Model], object]
         (lambda m: fewstep.load("demo-1rf"), "are trained by the workflow"),
         (lambda m: fewstep.load("demo-tarflow", system="par"), "is an experiment"),
         (lambda m: fewstep.load("none/x.pth"), "no such file"),
-        (lambda m: m.sample(0), "0 samples"),
+        (lambda m: m.sample(0), "found the number 0; expected a whole number"),
         (lambda m: m.sample(1, "euler-2"), "no sampler is called 'euler-2'"),
         (lambda m: m.sample(1, "[9-4-4-4]"), "block 9 does not exist"),
         (lambda m: m.sample(1, "[2-5-4-4]"), "5 segments do not divide 16 tokens"),
@@ -340,6 +343,207 @@ def test_mistakes_are_one_line(
         mistake(digits)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def write_rank(folder: Path) -> None:
+    """`rank.json` as the workflow writes it: block 2 is the tough one."""
+    ranked = {"tough": [2], "guess": [0, 0, 1], "igm": [[1.0, 2.0]] * 3}
+    (folder / "rank.json").write_text(json.dumps(ranked))
+
+
+def test_a_rule_on_the_crm_reads_the_rank_beside_the_weights(
+    project: Path, tmp_path: Path
+) -> None:
+    """It draws what the same lists draw; without a rank it names the job."""
+    folder = tmp_path / "results/digits"
+    shutil.copytree(project / "results/digits", folder)
+    shutil.copy(project / "config.yaml", tmp_path)
+    rule = {"strategy": {"crm": {"segments": 4, "max_jacobi": 2, "else": 3}}}
+    model = fewstep.load("digits", config=tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=r"--profile local results/digits/rank.json`"):
+        model.sample(2, rule)
+    write_rank(folder)
+    lists = {"num_gs": [4, 1, 1], "max_jacobi": [2, 3, 3], "guess": [1, 0, 0]}
+    drawn = model.sample(2, rule)
+    assert torch.equal(drawn, model.sample(2, {"strategy": lists}))
+    assert not torch.equal(drawn, model.sample(2, "for"))
+
+
+def test_what_no_job_makes_is_not_asked_of_snakemake(
+    digits: fewstep.Model, project: Path
+) -> None:
+    """A search for a sampler of the notebook, and all of a local file, is its own."""
+    mine = fewstep.load(project / "results/digits/model.safetensors")
+    rule = {"crm": {"segments": 4, "max_jacobi": 2, "else": 3}}
+    for model, wanted in ((digits, "auto"), (mine, "auto"), (mine, rule)):
+        with pytest.raises(UserError, match=r"use what model\.search") as caught:
+            model.sample(1, {"strategy": wanted})
+        assert "snakemake" not in str(caught.value)
+
+
+def test_a_file_of_statistics_may_be_a_text_or_a_path(
+    digits: fewstep.Model, project: Path
+) -> None:
+    """Both are read with the extractor of the experiment."""
+    images, path = noise_images(8, 30), project / "results/references/digits.npz"
+    expected = digits.score(images)
+    for reference in (path, str(path)):
+        found = digits.score(images, reference=reference)
+        assert found.value == pytest.approx(expected.value, rel=1e-6)
+
+
+def test_one_sampler_is_timed_alone(digits: fewstep.Model) -> None:
+    """A name or settings need no list; slashes and long settings are kept as said."""
+    assert digits.time("gsj", batch=1, repeats=1).index.tolist() == ["gsj"]
+    lists = {"num_gs": [4, 1, 1], "max_jacobi": [2, 3, 3], "guess": [1, 0, 0]}
+    long = {"strategy": lists, "mode": "released", "sampling": {"temperature": 0.9}}
+    table = digits.time([long, "[0/2-4-4-4]"], batch=1, repeats=1)
+    first, second = table.index
+    assert (first[:16], second) == ("strategy {'num_g", "[0/2-4-4-4]")
+    assert len(first) < 80
+    shown = repr(table)
+    assert all(column in shown for column in table.columns)
+
+
+def test_labels_are_texts_of_anything() -> None:
+    """Numbers under images are written as they read."""
+    images = noise_images(8, 3)
+    said = fewstep.show(images, labels=["0", "1", "2"])
+    assert fewstep.show(images, labels=range(3)).tobytes() == said.tobytes()
+
+
+def test_whole_numbers_of_numpy_are_taken(digits: fewstep.Model) -> None:
+    """An int64 draws what an int draws."""
+    one, two = np.int64(1), torch.tensor(2)
+    assert torch.equal(digits.sample(two, "for", start=one), digits.sample(2, start=1))
+    assert digits.score(np.int64(3), "for").n == 3
+
+
+NOISE = noise_images(8, 4)
+A_WHOLE_NUMBER = "expected a whole number, at least 1"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda m: m.sample(1.5), f"n: found the number 1.5; {A_WHOLE_NUMBER}"),
+        (lambda m: m.sample("3"), f"n: found the text '3'; {A_WHOLE_NUMBER}"),
+        (lambda m: m.sample(True), "n: found the truth value true"),
+        (lambda m: m.sample(1, start=-1), "start: found the number -1"),
+        (lambda m: m.sample(2, start=2**63 - 2), "at most 1"),
+        (lambda m: m.sample(1, seed=0.5), "seed: found the number 0.5"),
+        (lambda m: m.sample(1, batch=-3), f"found the number -3; {A_WHOLE_NUMBER}"),
+        (lambda m: m.sample(1, batch=0), f"found the number 0; {A_WHOLE_NUMBER}"),
+        (lambda m: m.sample(1, 5), "sampler: found the number 5; expected one of"),
+        (lambda m: m.sample(1, ["for"]), "sampler: found a list; expected one of"),
+        (lambda m: m.sample(1, {1: 2}), "key 'strategy' is missing"),
+        (lambda m: m.sample(2, classes=[[1], [2, 3]]), "classes: not whole numbers"),
+        (lambda m: m.time([]), "no sampler to time"),
+        (lambda m: m.time(5), "samplers: found the number 5"),
+        (lambda m: m.time("fro"), "no sampler is called 'fro'"),
+        (
+            lambda m: m.time("for", batch=0),
+            f"batch: found the number 0; {A_WHOLE_NUMBER}",
+        ),
+        (
+            lambda m: m.time("for", repeats=0),
+            f"repeats: found the number 0; {A_WHOLE_NUMBER}",
+        ),
+        (lambda m: m.score(noise_images(16, 4)), "16 x 16 pixels; expected 8 x 8"),
+        (lambda m: m.score(NOISE, reference=3), "reference: found the number 3"),
+        (lambda m: m.score(NOISE, reference=NOISE[:1]), "at least 2 real images"),
+        (lambda m: m.score(NOISE, reference=noise_images(16, 4)), "expected 8 x 8"),
+        (lambda m: m.score([[1], [2, 3]]), "images: found a list"),
+        (lambda m: m.score(1), "images: found the number 1"),
+        (lambda m: m.search(images=noise_images(16, 4)), "16 x 16 pixels; expected 8"),
+        (lambda m: m.search(segments=[3]), "3 segments do not divide 16 tokens"),
+        (
+            lambda m: fewstep.show(NOISE, -1),
+            f"columns: found the number -1; {A_WHOLE_NUMBER}",
+        ),
+        (lambda m: fewstep.show(NOISE, 0), "columns: found the number 0"),
+        (lambda m: fewstep.show(NOISE, labels=["a"]), "1 labels; expected a text for"),
+        (lambda m: fewstep.show(NOISE, labels="abcd"), "labels: found the text 'abcd'"),
+        (lambda m: fewstep.show(NOISE[:0]), "images: no image"),
+        (lambda m: fewstep.show(torch.zeros(1).bfloat16()), "type bfloat16"),
+        (lambda m: fewstep.save_grid(NOISE, "."), "is a folder; expected a file's"),
+        (lambda m: fewstep.save_grid(NOISE, "a.txt/x.png"), "cannot be written (file"),
+        (lambda m: fewstep.save_grid(NOISE, 5), "path: found the number 5"),
+        (lambda m: fewstep.load(m.weights, samplers={}), "samplers: found 0 entries"),
+        (lambda m: fewstep.load(m.weights, samplers=["for"]), "samplers: found a list"),
+        (lambda m: fewstep.load(m.weights, model=5), "model: found the number 5"),
+        (lambda m: fewstep.load(m.weights, system=["par"]), "does not say what model"),
+        (lambda m: fewstep.load("digits", config=5), "config: found the number 5"),
+        (
+            lambda m: fewstep.load(PAR_FILE, tokenizer=5),
+            "tokenizer: found the number 5",
+        ),
+        (lambda m: fewstep.load(PAR_FILE, tokenizer="no"), "no: no such file"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    digits: fewstep.Model,
+    mistake: Mistake,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A value of another kind is refused with what was expected, before any work."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("a file")
+    with pytest.raises(UserError) as caught:
+        mistake(digits)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["rk45-e", "rk45-", "euler", "euler-1.5"])
+def test_half_a_solver_is_no_sampler(text: str) -> None:
+    """A solver's name with something that is no number is refused."""
+    with pytest.raises(UserError, match="no sampler is called"):
+        settings_of("seqrf", text)
+
+
+def test_a_plan_is_for_its_own_architecture(digits: fewstep.Model) -> None:
+    """A plan of another number of blocks or of another system is refused."""
+    blocks = [{"segments": 1, "max_jacobi": 4, "guess": "block", "tol": None}] * 2
+    content = {"strategy": {"blocks": blocks, "tokens": 16}}
+    plan = Plan("[1-1-4-4]", 0.0, 0.1, 1, 1.0, 1.0, content)
+    with pytest.raises(UserError, match="a plan for 2 blocks of 16 tokens; expected 3"):
+        digits.sample(1, plan)
+    flow = fewstep.load("shipped-flow", config=ROOT / "config.yaml")
+    with pytest.raises(UserError, match="a plan is for a TarFlow; expected seqrf"):
+        flow.sample(1, plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HF_HUB_OFFLINE", "1", "cannot be reached: HF_HUB_OFFLINE is set"),
+        ("HF_ENDPOINT", "http://127.0.0.1:9", "cannot be reached"),
+    ],
+)
+def test_a_published_model_without_a_network_is_one_line(
+    name: str, value: str, says: str, tmp_path: Path
+) -> None:
+    """It says so, and where the file may be placed by hand."""
+    shutil.copy(ROOT / "config.yaml", tmp_path)
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
+    code = (
+        "import fewstep, fewstep.errors, fewstep.hub.patience as p; p.WAITS = ()\n"
+        "try: fewstep.load('llamagen-b')\n"
+        "except fewstep.errors.UserError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert says in done.stdout and "by hand" in done.stdout
+    assert done.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", range(5))

@@ -71,7 +71,11 @@ def checked(
         raise UserError(
             "this model knows no classes", where="classes", do="leave it out"
         )
-    found = np.asarray(classes)
+    try:
+        plain = classes.detach().cpu() if isinstance(classes, Tensor) else classes
+        found = np.asarray(plain)
+    except (TypeError, ValueError):  # bfloat16, lists of different lengths
+        found = np.empty(0)
     if found.dtype.kind not in "iu":
         raise UserError("not whole numbers", where="classes", expected="class numbers")
     found = np.full(n, found) if found.ndim == 0 else found
@@ -79,7 +83,7 @@ def checked(
         raise UserError(
             f"{found.size} classes for {n} samples",
             where="classes",
-            expected="one for all, or one each",
+            expected="one for all, or a list of one each",
         )
     if n and not (found.min() >= 0 and found.max() < known):
         raise UserError(

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fewstep import hub
+from fewstep.api.arguments import wrong
 from fewstep.config import Config
 from fewstep.config.checks import check_config
 from fewstep.config.par import TokenSamplerSpec
@@ -26,7 +27,9 @@ _SPECS: dict[str, type[Any]] = {
     "seqrf": SolverSpec,
     "tarflow": SamplerSpec,
 }
-_SOLVER = re.compile(r"(euler|heun|heun_released)-(\d+)|(rk45)(?:-([\d.e-]+))?")
+_SOLVER = re.compile(
+    r"(euler|heun|heun_released)-(\d+)|(rk45)(?:-(\d+(?:\.\d*)?(?:e-?\d+)?))?"
+)
 SEARCHED = "auto"
 
 
@@ -67,14 +70,20 @@ class NotebookGraph(Graph):
         config: one or more experiments.
         root: folder that the paths of the configuration start from.
         tokenizer: weights of PAR's tokenizer, where they do not lie in results/.
+        workflow: what config.yaml says, whose jobs can make what is missing; None:
+            no such file knows the experiment.
     """
 
     def __init__(
-        self, config: Config, root: Path, tokenizer: Path | None = None
+        self,
+        config: Config,
+        root: Path,
+        tokenizer: Path | None = None,
+        workflow: Config | None = None,
     ) -> None:
         self.root, self.config = root, config
         self.experiments = config.experiments
-        self.tokenizer = tokenizer
+        self.tokenizer, self.workflow = tokenizer, workflow
 
     def tokenizer_file(self, name: str) -> str:
         """The weights of a tokenizer (PAR)."""
@@ -85,7 +94,7 @@ class NotebookGraph(Graph):
         experiments = {**self.experiments, name: own}
         config = self.config.model_copy(update={"experiments": experiments})
         config._assets = self.config.assets
-        return NotebookGraph(config, self.root, self.tokenizer)
+        return NotebookGraph(config, self.root, self.tokenizer, self.workflow)
 
 
 def fetch_asset(graph: NotebookGraph, name: str) -> Path:
@@ -110,11 +119,15 @@ def settings_of(system: str, sampler: str | Mapping[str, Any]) -> dict[str, Any]
             "heun-4", "rk45", "rk45-1e-3").
 
     Raises:
-        UserError: for a word that is no sampler.
+        UserError: for a word that is no sampler, and for what is neither.
     """
     if isinstance(sampler, Mapping):
-        return dict(sampler)
-    if system == "tarflow" and (sampler == "for" or sampler.startswith("[")):
+        return {str(key): value for key, value in sampler.items()}
+    if not isinstance(sampler, str):
+        raise wrong(sampler, "sampler", _EXPECTED[system])
+    if system == "tarflow" and sampler.lower() == "for":
+        return {"strategy": "for"}
+    if system == "tarflow" and sampler.startswith("["):
         return {"strategy": sampler}
     found = _SOLVER.fullmatch(sampler) if system == "seqrf" else None
     if found is None:
@@ -153,8 +166,16 @@ def with_search(own: TarFlowExperiment, **changes: Any) -> TarFlowExperiment:
     return copy
 
 
-def checked(spec: type[Any], value: Mapping[str, Any], where: str) -> Any:
+def checked(
+    spec: type[Any], value: Mapping[str, Any], where: str, *, skipped: int = 0
+) -> Any:
     """A spec of the configuration, or one line that says what is wrong.
+
+    Args:
+        spec: its type.
+        value: what was given.
+        where: what the line names.
+        skipped: keys at the beginning of a path that the line leaves out.
 
     Raises:
         UserError: for the first problem.
@@ -163,7 +184,7 @@ def checked(spec: type[Any], value: Mapping[str, Any], where: str) -> Any:
         return spec.model_validate(value)
     except ValidationError as error:
         found = from_pydantic(error, value, spec.model_json_schema())
-        raise _as_error(next(iter(found)), where, 0) from error
+        raise _as_error(found[0], where, skipped) from error
 
 
 def check_numbers(graph: NotebookGraph, name: str, *keys: str, where: str) -> None:

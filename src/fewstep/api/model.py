@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep import files
+from fewstep.api import plans as plan_files
 from fewstep.api import searching
+from fewstep.api.arguments import MOST, several, whole
 from fewstep.api.classes import Classified, checked
 from fewstep.api.experiment import (
     SEARCHED,
@@ -28,7 +32,7 @@ from fewstep.config.tree import Experiment
 from fewstep.errors import UserError
 from fewstep.progress import Progress
 from fewstep.sampling import SampleOptions, Sampler, draw_shard
-from fewstep.stages import solver_plan, strategy, timing, token_plan
+from fewstep.stages import timing
 from fewstep.stages.systems import load_sampler
 
 SamplerLike = str | Mapping[str, Any] | Plan
@@ -44,6 +48,7 @@ _COLUMNS = {
     "nfe": "nfe",
     "peak_memory_mb": "peak_memory_mb",
 }
+_LONGEST_LABEL, _SLASH = 60, "\u2215"
 _OWN_IMAGES = 32  # they stand in for real ones; the metrics are means over them
 
 
@@ -112,24 +117,25 @@ class Model:
             uint8 (n, 3, H, W), on the CPU.
 
         Raises:
-            UserError: for a sampler that does not exist or does not fit the model, and
-                for classes that it does not know.
+            UserError: for a sampler that does not exist or does not fit the model, for
+                classes that it does not know, and for numbers that are none.
         """
-        if n < 1:
-            raise UserError(f"{n} samples", expected="at least 1")
+        seed, start = whole(seed, "seed", 0), whole(start, "start", 0)
+        n = whole(n, "n", 1, MOST - start)
+        batch = None if batch is None else whole(batch, "batch", 1)
         label, graph, plan = self._with(sampler)
         options = self._options(graph, label, seed, (start, start + n), batch)
         found: Sampler = self._load(graph, label, plan)
         if classes is not None:
             given = checked(classes, n, options.num_classes)
             found = Classified(found, given, start)
-        progress = _progress(f"sample {self.title}/{label}", n)
+        progress = _progress(f"sample {self.title}/{_shown(label)}", n)
         indices = list(range(start, start + n))
         return torch.from_numpy(draw_shard(found, options, indices, progress)[0])
 
     def time(
         self,
-        samplers: Iterable[SamplerLike] | None = None,
+        samplers: Iterable[SamplerLike] | SamplerLike | None = None,
         *,
         batch: int = 16,
         baseline: SamplerLike | None = None,
@@ -138,7 +144,7 @@ class Model:
         """Time samplers in turn in one run, on the same noise, after a warm-up.
 
         Args:
-            samplers: as `sample` takes them; None: all of `samplers`.
+            samplers: one or more, as `sample` takes them; None: all of `samplers`.
             batch: images at once.
             baseline: whose time the others are divided into; None: the first one.
             repeats: runs of each, of which the median counts.
@@ -151,7 +157,8 @@ class Model:
         Raises:
             UserError: as `sample`.
         """
-        wanted = list(self.samplers if samplers is None else samplers)
+        batch, repeats = whole(batch, "batch", 1), whole(repeats, "repeats", 1)
+        wanted = several(self.samplers if samplers is None else samplers, "samplers")
         first = wanted[0] if baseline is None else baseline
         graph, plans = self.graph, dict[str, Plan | None]()
         for one in (first, *wanted):
@@ -173,17 +180,17 @@ class Model:
         Args:
             images: uint8 (N, 3, H, W), or how many to draw.
             sampler, seed: of those that are drawn.
-            reference: a name in the configuration, a file of statistics, or real images
-                uint8 (M, 3, H, W); None: the experiment's own.
+            reference: a name in the configuration; a file of statistics, made by the
+                experiment's extractor, or real images uint8 (M, 3, H, W); None: the
+                experiment's own.
 
         Raises:
             UserError: for a reference that is not there, or images that do not fit.
         """
-        drawn = images if not isinstance(images, int) else None
-        if isinstance(images, int):
-            drawn = self.sample(images, sampler, seed=seed)
-        assert drawn is not None
-        return score_images(self.graph, self.name, drawn, reference)
+        if isinstance(images, int | np.integer):
+            count = whole(images, "images", 2)
+            images = self.sample(count, sampler, seed=seed)
+        return score_images(self.graph, self.name, images, reference)
 
     def search(
         self,
@@ -211,7 +218,7 @@ class Model:
             raise UserError(
                 f"{self.title} is of {self.system}", expected="a TarFlow to search"
             )
-        rank = self.weights.parent / "rank.json"
+        rank = self.weights.parent / plan_files.RANK
         real = images
         if real is None and not rank.is_file():
             real = self.sample(_OWN_IMAGES, "for")
@@ -229,7 +236,13 @@ class Model:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             paths = [
-                self._write_plan(graph, label, plan, folder / label / "plan.json")
+                plan_files.write(
+                    graph,
+                    (self.name, label),
+                    plan,
+                    self.weights,
+                    folder / label / "plan.json",
+                )
                 for label, plan in plans.items()
             ]
             out, rows = folder / "timing.json", folder / "timing.parquet"
@@ -247,17 +260,18 @@ class Model:
         if sampler is None:
             sampler = self.samplers[0]
         if isinstance(sampler, Plan):
-            label = f"search {sampler.strategy}".replace("/", "-")
+            plan_files.check_fits(sampler, own)
+            label = _label(f"search {sampler.strategy}")
             own = add_sampler(own, label, {"strategy": SEARCHED})
             return label, graph.with_experiment(self.name, own), sampler
         if isinstance(sampler, str) and sampler in own.samplers:
             return sampler, graph, None
         settings = settings_of(self.system, sampler)
-        label = sampler if isinstance(sampler, str) else _words(settings)
+        label = _label(sampler if isinstance(sampler, str) else settings)
         own = add_sampler(own, label, settings)
         graph = graph.with_experiment(self.name, own)
         keys = ("samplers", label)
-        check_numbers(graph, self.name, *keys, where=f"sampler {label}")
+        check_numbers(graph, self.name, *keys, where=f"sampler {_shown(label)}")
         return label, graph, None
 
     def _options(
@@ -294,7 +308,8 @@ class Model:
             self._loaded = None  # its memory goes first
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "plan.json"
-                self._write_plan(graph, label, plan, path)
+                cell = self.name, label
+                plan_files.write(graph, cell, plan, self.weights, path)
                 weights = self._weights_of(graph, label)
                 self._loaded = key, load_sampler(spec, weights, path)
         return self._loaded[1]
@@ -312,36 +327,6 @@ class Model:
             )
         return found
 
-    def _write_plan(
-        self, graph: NotebookGraph, label: str, plan: Plan | None, out: Path
-    ) -> Path:
-        """`plan.json` of a sampler, as the workflow writes it."""
-        cell = f"{self.name}/{label}"
-        made = self.weights.parent / label / "plan.json"
-        if plan is not None:
-            files.write_json(out, plan.content)
-        elif self.system == "seqrf":
-            solver_plan.write(graph.solver_plan(cell), out)
-        elif self.system == "par":
-            tokenizer = Path(graph.companions((self.name, label))[0])
-            token_plan.write(graph.token_plan(cell), tokenizer, out)
-        elif self._is_fixed(graph, label):
-            strategy.write(graph.strategy(cell), None, out)
-        elif made.is_file():
-            files.write_json(out, files.read_json(made))
-        else:
-            raise UserError(
-                f"the strategy of {label!r} comes from measurements that are not there",
-                where=f"results/{cell}/plan.json",
-                do="make that file with snakemake, or use model.search()",
-            )
-        return out
-
-    def _is_fixed(self, graph: NotebookGraph, label: str) -> bool:
-        """Whether a strategy needs neither a search nor a ranking."""
-        wanted = graph.strategy(f"{self.name}/{label}")["strategy"]
-        return wanted != SEARCHED and not (isinstance(wanted, dict) and "crm" in wanted)
-
 
 def _timed(
     graph: NotebookGraph, name: str, baseline: str, batch: int, repeats: int
@@ -355,18 +340,43 @@ def _timed(
     return graph.with_experiment(name, copy)
 
 
+class _Times(pd.DataFrame):
+    """A table that a terminal shows whole, too."""
+
+    def __repr__(self) -> str:
+        return self.to_string(
+            float_format=lambda value: f"{value:.4g}",
+            na_rep="-",
+            line_width=shutil.get_terminal_size().columns,
+        )
+
+
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """What `Model.time` returns."""
-    frame = pd.DataFrame.from_dict(dict(rows), orient="index")
+    named = {_shown(label): row for label, row in rows.items()}
+    frame = pd.DataFrame.from_dict(named, orient="index")
     frame = frame[list(_COLUMNS)].rename(columns=_COLUMNS)
     frame.index.name = "sampler"
-    return frame.dropna(axis="columns", how="all")
+    return _Times(frame.dropna(axis="columns", how="all"))
 
 
-def _words(settings: Mapping[str, Any]) -> str:
-    """Settings as a label."""
-    text = ", ".join(f"{key} {value}" for key, value in settings.items())
-    return text.replace("/", "-") or "plain"
+def _label(sampler: str | Mapping[str, Any]) -> str:
+    """A sampler's words as a name that may stand in a path.
+
+    A slash, which parts the blocks of a notation, becomes one that parts no folders.
+    """
+    if isinstance(sampler, str):
+        text = sampler
+    else:
+        text = ", ".join(f"{key} {value}" for key, value in sampler.items()) or "plain"
+    if len(text) > _LONGEST_LABEL:  # two that begin alike must not be one
+        text = f"{text[:_LONGEST_LABEL]}… {files.sha256_json(text)[:6]}"
+    return text.replace("/", _SLASH)
+
+
+def _shown(label: str) -> str:
+    """A label as it was said."""
+    return label.replace(_SLASH, "/")
 
 
 def _progress(label: str, total: int) -> Progress:

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
+from fewstep.api.arguments import as_bytes, path_of, whole, wrong
 from fewstep.errors import UserError
 from fewstep.images import grid, save_png
 
 _PIXELS = 96  # a side of each image, about
-
-
-def as_bytes(images: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
-    """Images as a uint8 array (N, 3, H, W).
-
-    Raises:
-        UserError: for another type or shape.
-    """
-    array = images.cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
-    if array.ndim != 4 or array.shape[1] != 3 or array.dtype != np.uint8:
-        raise UserError(
-            f"images of type {array.dtype} and shape {array.shape}",
-            expected="uint8 (N, 3, H, W), as Model.sample gives them",
-        )
-    return array
 
 
 def show(
@@ -47,14 +32,27 @@ def show(
         labels: N short texts, each written under its image.
 
     Raises:
-        UserError: for images of another type or shape.
+        UserError: for images of another type or shape, and another number of labels.
     """
     found = as_bytes(images)
-    if not len(found):
-        raise UserError("no image to show")
     scale = max(1, _PIXELS // found.shape[-1])
-    columns = columns or math.ceil(math.sqrt(len(found)))
-    return grid(found, columns, labels=labels, scale=scale)
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(found)))
+    columns = whole(columns, "columns", 1)
+    return grid(found, columns, labels=_texts(labels, len(found)), scale=scale)
+
+
+def _texts(labels: Sequence[Any] | None, count: int) -> list[str] | None:
+    """A text for each image."""
+    expected = f"a text for each of {count} images"
+    if labels is None:
+        return None
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise wrong(labels, "labels", expected)
+    found = [str(label) for label in labels]
+    if len(found) != count:
+        raise UserError(f"{len(found)} labels", where="labels", expected=expected)
+    return found
 
 
 def save_grid(
@@ -63,7 +61,14 @@ def save_grid(
     """Write what `show` makes as a PNG file; returns its path.
 
     Raises:
-        UserError: as `show`.
+        UserError: as `show`, and where the file cannot be written.
     """
-    save_png(show(images, columns), path)
-    return Path(path)
+    place = path_of(path, "path")
+    if place.is_dir():
+        raise UserError("is a folder", where=str(place), expected="a file's path")
+    try:
+        save_png(show(images, columns), place)
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise UserError(f"cannot be written ({why})", where=str(place)) from error
+    return place

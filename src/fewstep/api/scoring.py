@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fewstep.api.arguments import as_bytes, sized, wrong
 from fewstep.api.experiment import NotebookGraph, fetch_asset
-from fewstep.api.pictures import as_bytes
+from fewstep.classifier import ClassifierExtractor
 from fewstep.config.base import is_path
 from fewstep.config.data import ClassifierSpec
 from fewstep.device import pick_device
@@ -61,14 +62,16 @@ def score_images(
     """Score images; see `Model.score`.
 
     Raises:
-        UserError: for a reference or an extractor that is not there.
+        UserError: for a reference or an extractor that is not there, and for images
+            that do not fit.
     """
     drawn, own = as_bytes(images), graph.experiments[name]
     wanted = own.evaluation.reference if reference is None else reference
+    _check_reference(graph, wanted)
     named = wanted if isinstance(wanted, str) else ""
     known = graph.config.references.get(named)
-    _check_reference(graph, wanted)
-    extractor = _extractor(graph, named or own.evaluation.reference)
+    extractor = _extractor(graph, named if known else own.evaluation.reference)
+    _check_size(drawn, extractor, "images")
     levels: Literal["released", "exact"] = known.real_levels if known else "exact"
     real = _reference(graph, wanted, extractor)
     protocol, _ = protocol_id(
@@ -125,7 +128,10 @@ def _reference(
 ) -> Reference:
     """Statistics of real images: read, or made of images."""
     if isinstance(wanted, Tensor | np.ndarray):
-        real = as_bytes(wanted)
+        real = as_bytes(wanted, "reference")
+        _check_size(real, extractor, "reference")
+        if len(real) < 2:
+            raise wrong(wanted, "reference", "at least 2 real images")
         return dataset_reference(real, extractor, _BATCH, None, "none", _KEPT)
     if isinstance(wanted, str) and wanted in graph.config.references:
         path = _made(graph, f"results/references/{wanted}.npz")
@@ -134,15 +140,21 @@ def _reference(
 
 
 def _check_reference(graph: NotebookGraph, wanted: Any) -> None:
-    """Refuse a name or path of nothing before an extractor is loaded."""
-    if not isinstance(wanted, str | Path) or wanted in graph.config.references:
+    """Refuse what is no reference before an extractor is loaded."""
+    if isinstance(wanted, Tensor | np.ndarray):
         return
-    if not Path(wanted).is_file():
-        names = ", ".join(graph.config.references) or "none here"
-        raise UserError(
-            f"no reference {str(wanted)!r}",
-            expected=f"a file, real images, or a name in the configuration ({names})",
-        )
+    names = ", ".join(graph.config.references) or "none here"
+    expected = f"a file, real images, or a name in the configuration ({names})"
+    if not isinstance(wanted, str | Path):
+        raise wrong(wanted, "reference", expected)
+    if wanted not in graph.config.references and not Path(wanted).is_file():
+        raise UserError(f"no reference {str(wanted)!r}", expected=expected)
+
+
+def _check_size(images: NDArray[np.uint8], extractor: Extractor, where: str) -> None:
+    """Refuse images of a size that the extractor does not know."""
+    if isinstance(extractor, ClassifierExtractor):
+        sized(images, extractor.manifest["size"], where)
 
 
 def _made(graph: NotebookGraph, path: str) -> Path:

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewstep import files
+from fewstep.api.arguments import as_bytes, sized
 from fewstep.api.experiment import (
     SEARCHED,
     NotebookGraph,
     Plan,
     add_sampler,
+    check_numbers,
     with_search,
 )
-from fewstep.api.pictures import as_bytes
+from fewstep.api.plans import RANK
 from fewstep.config.tarflow import TarFlowExperiment
 from fewstep.data import IMAGES, LABELS, MANIFEST
 from fewstep.stages import rank as ranking
@@ -39,6 +41,9 @@ def run(
         weights: `model.safetensors`; None of `images`: `rank.json` lies beside it.
         images: uint8 (M, 3, H, W) that the blocks are ranked on.
         changes: keys of `search`; None leaves one as configured.
+
+    Raises:
+        UserError: for images or settings that do not fit the model.
     """
     own = graph.experiments[name]
     assert isinstance(own, TarFlowExperiment)
@@ -47,12 +52,16 @@ def run(
     label = "searched"
     with_one = add_sampler(own, label, {"strategy": SEARCHED, "batch": batch})
     graph = graph.with_experiment(name, with_one)
+    check_numbers(graph, name, "search", where="search")
+    real = None
+    if images is not None:
+        real = sized(as_bytes(images), own.model.img_size, "images")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        rank = weights.parent / "rank.json"
-        if images is not None:
-            rank = folder / "rank.json"
-            _write_dataset(folder, as_bytes(images), own.model.num_classes)
+        rank = weights.parent / RANK
+        if real is not None:
+            rank = folder / RANK
+            _write_dataset(folder, real, own.model.num_classes)
             tables = folder / "blocks.parquet", folder / "profile.parquet"
             ranking.rank(graph.rank(name), weights, folder, rank, *tables)
         out = folder / "plan.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep import checkpoints, files
+from fewstep.api.arguments import path_of, wrong
 from fewstep.api.experiment import (
     NotebookGraph,
     check_numbers,
@@ -89,7 +90,7 @@ def load(
 
 
 def _of_experiment(name: str, config: str | Path | None) -> Model:
-    path = Path(config) if config else _config_file()
+    path = path_of(config, "config") if config is not None else _config_file()
     assets = path.parent / "workflow" / "assets.yaml"
     known = load_config(path, assets=assets if assets.is_file() else None)
     if name not in known.experiments:
@@ -99,7 +100,7 @@ def _of_experiment(name: str, config: str | Path | None) -> Model:
             where=str(path),
             expected=f"one of its {len(known.experiments)}, such as {few}",
         )
-    graph = NotebookGraph(known, path.parent)
+    graph = NotebookGraph(known, path.parent, workflow=known)
     weights = _weights(graph, name)
     own = known.experiments[name]
     if own.system == "par":
@@ -177,7 +178,9 @@ def _of_file(
         raise UserError("no such file", where=str(path))
     ours = checkpoints.read_manifest(path) if path.suffix == ".safetensors" else {}
     model = model if model is not None else ours.get("model")
-    system = system or _system_of(model or {})
+    if not isinstance(model, Mapping | None):
+        raise wrong(model, "model", "keys of the architecture, as in config.yaml")
+    system = str(system or _system_of(model or {}))
     if system not in _FIRST or model is None:
         raise UserError(
             "does not say what model it holds",
@@ -191,28 +194,42 @@ def _of_file(
         "dataset": "none",
         "evaluation": {"reference": "none", "n": 2},
         "samplers": _FIRST[system],
-        "timing": {"baseline": next(iter(settings.get("samplers", _FIRST[system])))},
+        "timing": {"baseline": _baseline(settings.get("samplers", _FIRST[system]))},
         **({"noise": ours.get("noise", _NO_NOISE)} if system == "tarflow" else {}),
         **({"segments": ours["segments"]} if "segments" in ours else {}),
         **settings,
     }
     config: dict[str, Any] = {"experiments": {"local": wanted}}
-    place = None
+    where, place = f"load({str(path)!r})", None
     if system == "par":
-        if tokenizer is None:
-            raise UserError("PAR decodes with a tokenizer", expected="tokenizer=PATH")
         wanted["tokenizer"] = "local"
-        content = checkpoints.read_manifest(tokenizer).get("model", {})
+        content, place = _tokenizer_file(tokenizer)
         about = {"model": content, "checkpoint": "./local", "dataset": "none"}
         config["tokenizers"] = {"local": about}
-        spec = {"name": "local", "model": content}
-        place = _prepared("tokenizer", spec, Path(tokenizer))
-    known: Config = checked(Config, config, f"load({str(path)!r})").with_assets({})
+    known: Config = checked(Config, config, where, skipped=2).with_assets({})
     graph = NotebookGraph(known, Path(), place)
-    check_numbers(graph, "local", where=f"load({str(path)!r})")
+    check_numbers(graph, "local", where=where)
     spec = graph.experiment("local", *_KEYS[system])
     weights = _prepared(system, spec, path)
     return Model("local", graph, weights, title=name)
+
+
+def _tokenizer_file(tokenizer: str | Path | None) -> tuple[dict[str, Any], Path]:
+    """The architecture of a tokenizer that fewstep wrote, and its weights."""
+    if tokenizer is None:
+        raise UserError("PAR decodes with a tokenizer", expected="tokenizer=PATH")
+    path = path_of(tokenizer, "tokenizer")
+    if not path.is_file():
+        raise UserError("no such file", where=str(path))
+    content = checkpoints.read_manifest(path).get("model", {})
+    spec = {"name": "local", "model": content}
+    return content, _prepared("tokenizer", spec, path)
+
+
+def _baseline(samplers: object) -> str:
+    """The first sampler's name; of what names none the check of all settings tells."""
+    first = next(iter(samplers), "") if isinstance(samplers, Mapping) else ""
+    return str(first)
 
 
 def _system_of(model: Mapping[str, Any]) -> str | None:
