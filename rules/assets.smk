@@ -15,9 +15,10 @@ rule asset:
     resources:
         # No param: a better estimate is no reason to fetch again.
         expected_mb=lambda w: GRAPH.asset_mb(w.name),
+    # No code: a verified file is the same however it was fetched, and all that is
+    # drawn from it would be drawn anew.
     params:
         spec=lambda w: as_json(GRAPH.asset(w.name)),
-        code=code("hub"),
     message:
         "fetch {wildcards.name}"
     shell:

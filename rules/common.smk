@@ -4,7 +4,15 @@ from pathlib import Path
 
 from fewstep.errors import UserError
 from fewstep.failures import file_failed_run
-from fewstep.graph import Graph, as_json, code, one_of, use_this_python
+from fewstep.graph import (
+    Graph,
+    as_json,
+    check_targets,
+    code,
+    one_of,
+    targets_of,
+    use_this_python,
+)
 
 use_this_python()
 try:
@@ -13,6 +21,7 @@ try:
         workflow.config_settings.configfiles or (),
         workflow.config_settings.config,
     )
+    check_targets(GRAPH, targets_of(sys.argv))
 except UserError as error:
     # A user's mistake is one line, not Snakemake's report of an exception.
     sys.exit(f"fewstep: {error}")

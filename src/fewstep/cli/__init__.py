@@ -31,6 +31,14 @@ __all__ = [
     "tarflow",
 ]
 
+_FOR_PEOPLE = {"doctor", "env", "explain", "results", "show", "unlock"}
+
+for _verb in app.registered_commands:
+    assert _verb.callback is not None
+    _named = _verb.name or _verb.callback.__name__
+    _people = _named in _FOR_PEOPLE
+    _verb.rich_help_panel = "To be typed" if _people else "Stages, called by the rules"
+
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
 
 

@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Stages of the fewstep workflow; run them through snakemake.",
+    help="Questions to a workflow, and the stages that its rules call.",
 )
 
 

@@ -4,11 +4,20 @@ Imported when a Snakefile is parsed, so without torch. A spec holds exactly what
 a job's output; it becomes the job's params, so a change reruns that job and no other.
 """
 
+from fewstep.graph.asked import check_targets, targets_of
 from fewstep.graph.base import as_json, code, one_of, use_this_python
 from fewstep.graph.resources import ResourceGraph
 from fewstep.graph.smoke import SmokeGraph
 
-__all__ = ["Graph", "as_json", "code", "one_of", "use_this_python"]
+__all__ = [
+    "Graph",
+    "as_json",
+    "check_targets",
+    "code",
+    "one_of",
+    "targets_of",
+    "use_this_python",
+]
 
 
 class Graph(ResourceGraph, SmokeGraph):
