@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,41 @@ def test_a_full_disk_is_one_line(
     with pytest.raises(UserError, match=r"a\.json: the disk is full"):
         files.write_json(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_is_written_and_not_replaced(tmp_path: Path, linked: bool) -> None:
+    """What is no file takes the bytes itself, also behind a link, and stays."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        files.write_bytes(link if linked else pipe, b"rows")
+        assert os.read(reader, 100) == b"rows"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_link_of_the_system_is_followed_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """/dev/stdout is a link, and leads to a file when the output goes to one."""
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    monkeypatch.setattr(files, "_SYSTEM", (folder,))
+    target, link = tmp_path / "out.txt", folder / "stdout"
+    link.symlink_to(target)
+    if there:
+        target.write_text("before")
+    files.write_bytes(link, b"rows")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"rows"
+    assert list(folder.iterdir()) == [link]
 
 
 def test_json_refuses_what_json_cannot_say(tmp_path: Path) -> None:

@@ -30,7 +30,16 @@ def test_the_terminal_table_fits_80_columns(tmp_path: Path) -> None:
     for words in ("demo", "12.50 ± 0.26", "18.1 ms", "1.48×", "5e-4", "[7-64-1-4]"):
         assert words in auto
     assert "speed: over “for” at batch 16" in text
+    assert "in one job with its partner; times of two rows give no ratio" in text
     assert "published" not in text
+
+
+def test_without_speeds_nothing_is_said_of_them(tmp_path: Path) -> None:
+    """A table of cells that were timed alone has times and no word of ratios."""
+    rows = [{**row, "baseline": None, "speedup": None} for row in samples.evaluations()]
+    text = printed(samples.write_jsons(tmp_path, rows))
+    assert "time: sampling one image" in text
+    assert "speed" not in text
 
 
 def test_the_terminal_table_shows_verdicts_and_failures(tmp_path: Path) -> None:

@@ -171,8 +171,13 @@ def test_sql_reaches_every_table(folder: Path) -> None:
         (["--sql", "selec"], "--sql: Parser Error: syntax error"),
         (["--sql", "select x from evaluations"], '"x" not found'),
         (["--sql", "select * from 'all.csv'"], "disabled by configuration"),
-        (["--sql", "copy evaluations to 'x.csv'"], "disabled by configuration"),
+        (["--sql", "copy evaluations to 'x.csv'"], "only reads, and refuses copy"),
         (["--sql", "select 1", "demo"], "--sql: asks for itself"),
+        (["--sql", ""], "--sql: holds 0 statements; expected one select"),
+        (["--readme", "demo"], "--readme: is of the whole demo; give no cells"),
+        (["--readme", "--all"], "--readme: is of the whole demo; give no cells"),
+        (["--forget"], "--forget: names no cell to forget"),
+        (["--forget", "--json"], "exclude one another"),
         (["--json", "--markdown"], "exclude one another"),
         (["afqh"], "afqh: names no experiment or cell, did you mean 'afhq'?"),
         (["--readme"], "results/demo/report.json: the demo was not run here"),
@@ -266,14 +271,6 @@ def test_another_trouble_with_the_tables_is_not_hidden(
     monkeypatch.setattr(report, "upsert", broken)
     with pytest.raises(OSError, match="broken"), up_to_date(None):
         pass
-
-
-def test_a_query_changes_no_table(folder: Path) -> None:
-    """What a statement deletes is a copy, and one that gives no rows is refused."""
-    before = TABLE.read_bytes()
-    query("delete from evaluations", TABLE.parent)
-    assert TABLE.read_bytes() == before
-    assert query("select count(*) from evaluations", TABLE.parent).rows != [(0,)]
 
 
 def test_numbers_in_names_count_as_numbers() -> None:

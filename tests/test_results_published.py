@@ -9,9 +9,10 @@ import pytest
 
 from fewstep import files
 from fewstep.config import load_config
-from fewstep.results import PUBLISHED, compare, read_rows
+from fewstep.errors import UserError
+from fewstep.results import PUBLISHED, compare, read_rows, summarize
 from fewstep.results.comparisons import same_hardware
-from fewstep.stages import evaluate
+from fewstep.stages import evaluate, report
 from tests import results_samples as samples
 
 ROOT = Path(__file__).parents[1]
@@ -241,3 +242,70 @@ def test_the_stage_files_what_was_published(
     assert (fid["experiment"], fid["ours"], fid["verdict"]) == ("afhq", 2.6, "matches")
     assert made["rows"][0]["verdict"] == fid["verdict"]
     assert made["evaluated_utc"] > samples.NOW
+    evaluate.run(
+        {**spec, "published": None},
+        paths["scores"],
+        paths["timing"],
+        [paths["samples"]],
+        paths["plan"],
+        Path("out.json"),
+        table,
+    )
+    assert read_rows(table.with_stem("published"), PUBLISHED) == []
+
+
+def evaluated(published: list[dict[str, Any]]) -> None:
+    """The JSON of a cell with these comparisons."""
+    files.write_json(
+        Path("results/afhq_gsj_fid.json"), {**summarize(rows()), "published": published}
+    )
+
+
+def test_a_number_that_is_published_no_more_leaves_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation without comparisons clears those that its cell had."""
+    monkeypatch.chdir(tmp_path)
+    spec = {"experiments": {"afhq": ["gsj"]}}
+    table = Path("results/tables/published.parquet")
+    evaluated(compare(rows(), SAID))
+    report.file_rows(spec)
+    assert len(read_rows(table, PUBLISHED)) == 4
+    evaluated([])
+    report.file_rows(spec)
+    assert read_rows(table, PUBLISHED) == []
+
+
+def test_comparisons_of_an_older_fewstep_lack_columns_and_are_filed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column that they do not know is null, as in the rows."""
+    monkeypatch.chdir(tmp_path)
+    old = [{k: v for k, v in r.items() if k != "note"} for r in compare(rows(), SAID)]
+    evaluated(old)
+    report.file_rows({"experiments": {"afhq": ["gsj"]}})
+    found = read_rows(Path("results/tables/published.parquet"), PUBLISHED)
+    assert {row["note"] for row in found} == {None}
+    assert len(found) == len(old)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"verdict": "splendid"}, "'verdict' is one of"),
+        ({"more": 1}, "unknown column 'more'"),
+        ({"sampler": "for"}, "a row of afhq_for"),
+        ({"quantity": "isc"}, "two rows have the key"),
+    ],
+)
+def test_a_comparison_that_does_not_fit_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str
+) -> None:
+    """The file is named, and nothing is filed of what is wrong in it."""
+    monkeypatch.chdir(tmp_path)
+    first, *others = compare(rows(), SAID)
+    evaluated([{**first, **change}, *others])
+    with pytest.raises(UserError, match=words) as caught:
+        report.file_rows({"experiments": {"afhq": ["gsj"]}})
+    assert "results/afhq_gsj_fid.json" in str(caught.value)
+    assert not Path("results/tables/evaluations.parquet").exists()

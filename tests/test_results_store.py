@@ -53,6 +53,16 @@ def digest(path: Path) -> str:
 # Upsert and read
 
 
+def test_a_group_without_rows_is_cleared_when_it_is_named(tmp_path: Path) -> None:
+    """No rows touch no group: which one they stand for must be said."""
+    path = tmp_path / "training.parquet"
+    upsert(path, [training(1), training(2), training(1, experiment="other")])
+    assert not upsert(path, [], replace=("experiment",))
+    change = upsert(path, [], replace=("experiment",), groups=[("demo",)])
+    assert (change.removed, change.total) == (2, 1)
+    assert [row["experiment"] for row in read_rows(path, TRAINING)] == ["other"]
+
+
 def test_rows_are_added_replaced_and_left(tmp_path: Path) -> None:
     """Upsert counts what it did, and the table holds the last row of each key."""
     path = tmp_path / "training.parquet"

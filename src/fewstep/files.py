@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ def _file_mode() -> int:
 
 
 _MODE = _file_mode()
+_SYSTEM = (Path("/dev"), Path("/proc"))
+"""Folders whose links, such as /dev/stdout, are the system's."""
 
 
 @contextmanager
@@ -31,25 +34,54 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The name ends in `.tmp` so that no reader's glob for the real ending finds it. On
     an exception nothing appears under `path` and the part is removed. A full disk is
     reported as a `UserError` that names the file.
+
+    A device or a pipe cannot be replaced: there `path` itself is yielded, and written
+    as it is.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with _full_disk(path):
+        if _is_stream(path):
+            yield path
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            yield part
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(part, _MODE)  # some writers make files that only their owner reads
+            os.replace(part, path)
+            _sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    """Name the file when there is no space for it."""
     try:
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(part, _MODE)  # some writers make files that only their owner reads
-        os.replace(part, path)
-        _sync_folder(path.parent)
+        yield
     except OSError as error:
         if error.errno == 28:  # ENOSPC
             raise UserError(
                 "the disk is full", where=str(path), do="free space and run again"
             ) from error
         raise
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a device or a pipe, or leads to one: no file to replace.
+
+    A link of the system's, such as /dev/stdout, is none either, even where it leads to
+    a file: the rename would put a file in the link's place, for every process.
+    """
+    if path.is_symlink() and any(path.absolute().is_relative_to(s) for s in _SYSTEM):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -45,6 +45,10 @@ Readme = Annotated[
         help="For developers: put the demo's numbers into docs/numbers and README."
     ),
 ]
+Forget = Annotated[
+    bool,
+    typer.Option("--forget", help="Drop the rows of these cells from the tables."),
+]
 
 
 @app.command()
@@ -56,16 +60,27 @@ def results(
     as_json: Json = False,
     sql: Sql = None,
     readme: Readme = False,
+    forget: Forget = False,
 ) -> None:
     """What has been measured: scores, times, and published numbers beside them."""
     from fewstep.stages.results import gather, renew_readme, up_to_date
 
-    if sum(map(bool, (csv, markdown, as_json, readme))) > 1:
-        raise UserError("--csv, --markdown, --json and --readme exclude one another")
-    if sql is not None and (cells or all_cells or readme):
+    if sum(map(bool, (csv, markdown, as_json, readme, forget))) > 1:
+        raise UserError(
+            "--csv, --markdown, --json, --readme and --forget exclude one another"
+        )
+    named = bool(cells or all_cells)
+    if sql is not None and (named or readme or forget):
         raise UserError("asks for itself; give no cells beside it", where="--sql")
+    if readme and named:
+        raise UserError(
+            "is of the whole demo; give no cells beside it", where="--readme"
+        )
     write = _writer(csv, markdown=markdown, as_json=as_json)
     configured = _configured(needed=all_cells)
+    if forget:
+        _forget(cells or (), configured)
+        return
     with up_to_date(configured) as folder:
         if sql is not None:
             from fewstep.results.query import query
@@ -73,7 +88,7 @@ def results(
             _answer(query(sql, folder), csv, write)
             return
         if readme:
-            print(*renew_readme(folder), sep="\n")
+            print(*renew_readme(folder, configured), sep="\n")
             return
         shown = gather(folder, cells or (), configured, missing=all_cells)
     _say_what_to_run(shown)
@@ -83,11 +98,19 @@ def results(
         _print(shown)
 
 
+def _forget(cells: Sequence[str], configured: dict[str, list[str]] | None) -> None:
+    from fewstep.stages.results import forget
+
+    for (experiment, sampler), count in forget(cells, configured).items():
+        rows = f"{count} row{'' if count == 1 else 's'}"
+        print(f"{experiment}_{sampler}: {rows} dropped")
+
+
 def _text(shown: Any, write: Writer, *, markdown: bool) -> str:
     """The headline for a program, or as the shorter table that a person reads."""
     from fewstep.report.records import BRIEF, COLUMNS, brief, records
 
-    found = records(shown.summaries, shown.failed, shown.missing)
+    found = records(shown.summaries, shown.failed, shown.missing, shown.left)
     if markdown:
         return write(BRIEF, brief(found))
     return write(COLUMNS, [[record[name] for name in COLUMNS] for record in found])
@@ -165,7 +188,9 @@ def _print(shown: Any) -> None:
     if shown.published:
         tables.append(listings.published_table(shown.published))
     if shown.failed:
-        tables.append(listings.failed_table(shown.failed))
+        tables.append(listings.failed_table(shown.failed, shown.left))
+    if shown.left:
+        tables.append(listings.left_table(shown.left))
     if shown.missing:
         tables.append(listings.missing_table(shown.missing))
     _console().print(spaced(tables))

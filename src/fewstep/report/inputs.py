@@ -11,7 +11,8 @@ from typing import Any, Literal
 from fewstep.errors import UserError
 from fewstep.files import read_json
 from fewstep.report.missing import Missing
-from fewstep.results import EVALUATIONS, FailedCell, summarize
+from fewstep.results import EVALUATIONS, PUBLISHED, FailedCell, Table, summarize
+from fewstep.results.parquet import by_key, pick
 
 Summary = Mapping[str, Any]
 Kind = Literal["grid", "trace", "beside", "moving"]
@@ -75,16 +76,16 @@ def load_evaluation(path: str | Path) -> dict[str, Any]:
     as `assumed` (settings that the publication left open), are kept.
 
     Raises:
-        UserError: for a missing or broken file, a row that does not fit, or a mean
-            that is not that of the rows.
+        UserError: for a missing or broken file, a row that does not fit, of the
+            evaluation or of what was published, or a mean that is not that of the rows.
     """
     content = read_json(path)
     again = "delete it and run again"
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise UserError("not an evaluation: no rows", where=str(path), do=again)
-    blank = {column.name: None for column in EVALUATIONS.columns}
     try:
-        found = summarize([{**blank, **row} for row in content["rows"]])
+        found = summarize(_complete(EVALUATIONS, content["rows"]))
+        beside = _beside(content, found)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"not an evaluation: {error}", where=str(path), do=again
@@ -96,7 +97,33 @@ def load_evaluation(path: str | Path) -> dict[str, Any]:
                 where=str(path),
                 do=again,
             )
-    return {**content, **found}
+    return {**content, **found, **beside}
+
+
+def _complete(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with null in the columns that an older file lacks."""
+    blank = dict.fromkeys(table.names)
+    return [{**blank, **row} for row in rows]
+
+
+def _beside(
+    content: Mapping[str, Any], found: Mapping[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the table `published`, checked; nothing of a file that knows none.
+
+    Raises:
+        ValueError: for a row that does not fit, stands twice or is of another cell.
+    """
+    name = PUBLISHED.name
+    if name not in content:
+        return {}
+    rows = [PUBLISHED.check(r) for r in _complete(PUBLISHED, content[name] or ())]
+    by_key(rows, PUBLISHED.key)
+    cell = ("experiment", "sampler")
+    for row in rows:
+        if pick(row, cell) != pick(found, cell):
+            raise ValueError(f"{name}: a row of {'_'.join(pick(row, cell))}")
+    return {name: rows}
 
 
 def _same(stated: Any, value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -65,9 +65,20 @@ def theirs(row: Mapping[str, Any]) -> str:
     return number(row["published"])
 
 
-def failed_table(cells: Sequence[FailedCell]) -> Table:
-    """Cells without a score: which job failed, with what words, and its log."""
-    table = new_table("failed", "the same command tries them again")
+def failed_table(
+    cells: Sequence[FailedCell], left: Container[tuple[str, str]] = ()
+) -> Table:
+    """Cells without a score: which job failed, with what words, and its log.
+
+    Args:
+        cells: their seeds.
+        left: cells that no command tries again.
+    """
+    lost = [(cell.experiment, cell.sampler) in left for cell in cells]
+    again = "the same command tries them again"
+    if any(lost):
+        again = "" if all(lost) else f"{again}, but not those that are left over"
+    table = new_table("failed", again)
     for name in ("cell", "seeds", "status", "why", "log"):
         table.add_column(name, overflow="fold")
     seeds: dict[tuple[str, str, str], list[str]] = {}
@@ -78,6 +89,21 @@ def failed_table(cells: Sequence[FailedCell]) -> Table:
         )
     for (name, why, log), own in seeds.items():
         table.add_row(name, " ".join(own), Text("failed", style="red"), why, log)
+    return table
+
+
+def left_table(cells: Mapping[tuple[str, str], str]) -> Table:
+    """Cells whose rows nothing renews, and why."""
+    caption = "drop their rows: fewstep results --forget CELL"
+    table = new_table("left over", caption)
+    table.min_width = len(caption)  # a command is copied whole
+    table.add_column("why", no_wrap=True)
+    table.add_column("cells", overflow="fold")
+    own: dict[str, list[str]] = {}
+    for cell, why in cells.items():
+        own.setdefault(why, []).append("_".join(cell))
+    for why, names in own.items():
+        table.add_row(why, ", ".join(names))
     return table
 
 

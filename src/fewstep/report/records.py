@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewstep.report.headline import (
@@ -42,6 +42,7 @@ COLUMNS = (
     "hardware",
     "protocol",
     "error",
+    "note",
 )
 """Columns of a record; null where nothing is known."""
 
@@ -52,6 +53,7 @@ def records(
     summaries: Sequence[Summary],
     failed: Sequence[FailedCell] = (),
     missing: Sequence[tuple[str, str]] = (),
+    left: Mapping[tuple[str, str], str] | None = None,
 ) -> list[Record]:
     """One record an evaluation, then one a failed cell, then one a missing cell.
 
@@ -59,6 +61,7 @@ def records(
         summaries: the evaluations, in the order of the lines.
         failed: seeds of cells that failed.
         missing: cells that were not made yet.
+        left: cells that nothing will renew, and why: their note.
     """
     cells = {(s["experiment"], s["sampler"]): s for s in summaries}
     found = [
@@ -69,9 +72,13 @@ def records(
     for cell in failed:
         by_cell.setdefault((cell.experiment, cell.sampler), []).append(cell)
     found += [_failed(own) for own in by_cell.values()]
-    return found + [
+    found += [
         _complete(experiment=experiment, sampler=sampler, status="not made yet")
         for experiment, sampler in missing
+    ]
+    notes = left or {}
+    return [
+        {**one, "note": notes.get((one["experiment"], one["sampler"]))} for one in found
     ]
 
 
@@ -100,6 +107,7 @@ def _brief(record: Record) -> list[str]:
     score, ratio = record["score"], record["speedup"]
     why = record["reason"] if record["verdict"] else record["error"]
     status = record["verdict"] or record["status"]
+    said = f"{status}: {why}" if why else status
     counts = (record["n"], record["seeds"])
     n, seeds = (NONE if count is None else f"{count:,}" for count in counts)
     return [
@@ -109,7 +117,7 @@ def _brief(record: Record) -> list[str]:
         n,
         seeds,
         number(record["published"]),
-        f"{status}: {why}" if why else status,
+        f"{said} ({record['note']})" if record["note"] else said,
         seconds_text(record["seconds_per_image"]),
         NONE if ratio is None else f"{ratio:.2f}×",
         record["baseline"] or NONE,

@@ -22,6 +22,8 @@ from fewstep.results.store import read
 STYLES: dict[str, str] = {"matches": "green", "better": "green", "worse": "red"}
 _MOST_SAMPLERS = 6
 """More samplers than these do not fit beside each other into 80 columns."""
+_NO_RATIO = "times of two rows give no ratio"
+"""They are of different jobs, hours or machines apart."""
 
 
 def terminal_table(
@@ -203,7 +205,7 @@ def _tokens_caption(tokens: TokenTable) -> str:
     said = ["n: tokens drawn in one step; 1: LlamaGen, which speed is over, in one job"]
     if tokens.classes:
         said.append("class: images taken for the class asked for")
-    said.append("time: one image at batch 1; @: best batch")
+    said.append(f"time: one image at batch 1; @: best batch; {_NO_RATIO}")
     return "\n".join(
         [*said, *(_failure(one.line) for one in tokens.lines if one.line.failed)]
     )
@@ -252,5 +254,7 @@ def _caption(lines: list[Headline], partners: set[str], batches: set[str]) -> st
     where = f"batch {next(iter(batches))}" if len(batches) == 1 else "the same batch"
     said += [f"speed: over “{name}” at {where}" for name in partners]
     said = ["; ".join(said)]
+    if any(line.partner != NONE for line in lines):
+        said.append(f"speed: in one job with its partner; {_NO_RATIO}")
     said += [_failure(line) for line in lines if line.failed]
     return "\n".join(said)

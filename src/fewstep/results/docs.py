@@ -215,8 +215,15 @@ fewstep results --sql "
 ```
 
 `--sql` knows every table by its name, those that are not there yet as empty ones; it
-takes what DuckDB takes, and only reads. Its rows too go to `--csv`, `--markdown` or
-`--json`.
+takes one `select` of DuckDB's, and only reads. Its rows too go to `--csv`, `--markdown`
+or `--json`; of columns of one name the second is `name_2`.
+
+Rows outlive what they were made of. A cell that `config.yaml` no longer has, or whose
+JSON was deleted, is shown as left over until its rows are dropped from all tables:
+
+```sh
+fewstep results --forget my-experiment_gsj 'old-*'
+```
 
 With pandas:
 

@@ -10,7 +10,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ def upsert(
     key_columns: Sequence[str] | None = None,
     *,
     replace: Sequence[str] = (),
+    groups: Iterable[tuple[Any, ...]] = (),
     table: Table | None = None,
     timeout: float = 60.0,
 ) -> Change:
@@ -64,6 +65,8 @@ def upsert(
         replace: columns of a group, e.g. ("experiment",): rows of the groups that
             `rows` touch are removed when `rows` do not name them again. A search
             that tries fewer candidates than the last one leaves none of those behind.
+        groups: values of the columns `replace`, of groups that are replaced even if
+            `rows` has none of them: no rows of a group touch none.
         table: the table's definition, if not the one named by the file's stem.
         timeout: seconds to wait for another process's lock.
 
@@ -78,11 +81,11 @@ def upsert(
     with _locked(path, timeout):
         _remove_orphans(path)
         old = by_key(load(path, table).to_pylist() if path.exists() else [], key)
-        groups = {pick(row, replace) for row in new.values()} if replace else set()
+        gone = {*groups, *(pick(row, replace) for row in new.values() if replace)}
         kept = {
             name: row
             for name, row in old.items()
-            if name in new or pick(row, replace) not in groups
+            if name in new or pick(row, replace) not in gone
         }
         merged = {**kept, **new}
         change = Change(

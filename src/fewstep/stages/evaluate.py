@@ -74,7 +74,9 @@ def run(
     beside = compare(judged, spec["published"], spec["protocol_note"])
     cell = ("experiment", "sampler")
     upsert(table, judged, replace=cell)
-    upsert(table.with_stem(PUBLISHED.name), beside, replace=cell)
+    # Where nothing is published any more there is no row that would name the cell.
+    own = [(spec["name"], spec["sampler"])]
+    upsert(table.with_stem(PUBLISHED.name), beside, replace=cell, groups=own)
     summary = {**summarize(judged), "timing": clock["batches"], "published": beside}
     files.write_json(out, {**summary, "evaluated_utc": utc_now()})
 

@@ -88,7 +88,8 @@ def file_rows(spec: dict[str, Any], shared: Path = SHARED) -> None:
             continue
         upsert(target, rows, replace=cell)
         beside = made.get(PUBLISHED.name, ())
-        upsert(target.with_stem(PUBLISHED.name), beside, replace=cell)
+        compared = target.with_stem(PUBLISHED.name)
+        upsert(compared, beside, replace=cell, groups=[name])
 
 
 def evaluations(spec: dict[str, Any]) -> list[Path]:

@@ -23,12 +23,14 @@ from fewstep.results import (
     EVALUATIONS,
     PUBLISHED,
     STRAIGHTNESS,
+    TABLES,
     TIMING,
     FailedCell,
     Table,
     read,
     sampler_order,
     summarize,
+    upsert,
 )
 from fewstep.results.columns import Row
 from fewstep.results.comparisons import QUANTITIES
@@ -37,6 +39,7 @@ from fewstep.results.parquet import read_rows
 from fewstep.stages import report
 
 Cell = tuple[str, str]
+EXPERIMENT, SAMPLER = "experiment", "sampler"
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _EVALUATION = re.compile(r"(?P<experiment>[^_]+)_(?P<sampler>[^_]+)_fid\.json")
 
@@ -52,6 +55,7 @@ class Shown:
         straightness: rows of that table.
         missing: cells of the configuration that were not made yet, if asked for.
         waiting: words that name none but such cells, and one of their files each.
+        left: cells that nothing will renew, and why.
     """
 
     summaries: list[dict[str, Any]]
@@ -60,6 +64,7 @@ class Shown:
     straightness: pd.DataFrame | None
     missing: list[Cell] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
+    left: dict[Cell, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether there is anything to show."""
@@ -141,22 +146,122 @@ def gather(
             for word, own in named.items()
             if not own & by_cell.keys()
         },
+        left={
+            cell: why
+            for cell in cells
+            if (why := _left(cell, configured, ok=cell in good))
+        },
     )
 
 
-def renew_readme(folder: Path) -> list[Path]:
+def _left(
+    cell: Cell, configured: Mapping[str, Sequence[str]] | None, *, ok: bool
+) -> str:
+    """Why no run renews a cell's rows; empty where one does.
+
+    Without a configuration nobody can say which cells have one. A cell that failed
+    need not have a file.
+    """
+    said = []
+    if configured is not None and cell[1] not in configured.get(cell[0], ()):
+        said.append("not in config.yaml")
+    if ok and not _json(cell).exists():
+        said.append("its JSON is gone")
+    return "; ".join(said)
+
+
+def _json(cell: Cell) -> Path:
+    """A cell's evaluation."""
+    return report.RESULTS / f"{'_'.join(cell)}_fid.json"
+
+
+def forget(
+    words: Sequence[str], configured: Mapping[str, Sequence[str]] | None = None
+) -> dict[Cell, int]:
+    """Drop the rows of cells from all tables; returns how many, by cell.
+
+    Rows that only name an experiment go with the last of its cells.
+
+    Args:
+        words: cells, as `gather` takes them.
+        configured: samplers by experiment of the configuration, where there is one.
+
+    Raises:
+        UserError: for no words, a word that names no cell of the tables, or a cell
+            whose evaluation would bring its rows back.
+    """
+    if not words:
+        raise UserError(
+            "names no cell to forget", where="--forget", expected="such as afhq_gsj"
+        )
+    by_cell = _by_cell(_rows(report.SHARED, EVALUATIONS))
+    chosen = set().union(*(_named(word, list(by_cell)) for word in words))
+    for cell in in_order(chosen):
+        known = configured is None or cell[1] in configured.get(cell[0], ())
+        if known and _json(cell).exists():
+            raise UserError(
+                "brings the rows of this cell back",
+                where=str(_json(cell)),
+                do="delete it first, then forget the cell",
+            )
+    return {cell: _drop(cell) for cell in in_order(chosen)}
+
+
+def _drop(cell: Cell) -> int:
+    """Drop a cell's rows; the number of rows."""
+    count = 0
+    group: tuple[str, ...]
+    own: tuple[str, ...]
+    # The evaluations come last: killed before, the same command finds the cell again.
+    for table in sorted(TABLES.values(), key=lambda table: table is EVALUATIONS):
+        path = report.SHARED / f"{table.name}.parquet"
+        if not path.exists():
+            continue
+        if SAMPLER in table.names:
+            group, own = (EXPERIMENT, SAMPLER), cell
+        elif _alone(cell):
+            group, own = (EXPERIMENT,), cell[:1]
+        else:
+            continue
+        count += upsert(path, [], replace=group, groups=[own]).removed
+    return count
+
+
+def _alone(cell: Cell) -> bool:
+    """Whether the evaluations hold no other cell of its experiment."""
+    cells = _by_cell(_rows(report.SHARED, EVALUATIONS))
+    return not any(name == cell[0] and other != cell[1] for name, other in cells)
+
+
+def renew_readme(
+    folder: Path, configured: Mapping[str, Sequence[str]] | None = None
+) -> list[Path]:
     """Put the demo's numbers into docs/numbers and README; returns what was written.
 
     Args:
         folder: the tables.
+        configured: samplers by experiment of the configuration, where there is one.
 
     Raises:
-        UserError: where the demo was not run.
+        UserError: where the demo was not run, or one of its cells has no score.
     """
     index = report.RESULTS / "demo" / "report.json"
     if not index.exists():
         raise UserError("the demo was not run here", where=str(index), do="make demo")
-    shown = gather(folder, files.read_json(index)["evaluations"])
+    wanted = _demo(files.read_json(index)["evaluations"], configured or {})
+    by_cell = _by_cell(_rows(folder, EVALUATIONS))
+    lacking = [
+        "_".join(cell)
+        for cell in in_order(wanted)
+        if not any(row["status"] == "ok" for row in by_cell.get(cell, ()))
+    ]
+    if lacking:
+        raise UserError(
+            f"the demo has no score of {', '.join(lacking)}",
+            where=str(index),
+            do="make demo",
+        )
+    shown = gather(folder, ["_".join(cell) for cell in wanted])
     written = readme.keep(
         shown.summaries,
         _rows(folder, TIMING),
@@ -164,6 +269,18 @@ def renew_readme(folder: Path) -> list[Path]:
         _rows(folder, PUBLISHED),
     )
     return [*written, *([readme.ROOT / readme.README] if readme.fix() else [])]
+
+
+def _demo(paths: Sequence[str], configured: Mapping[str, Sequence[str]]) -> list[Cell]:
+    """The demo's cells: those that its page shows, and their models' other samplers."""
+    names = [_EVALUATION.fullmatch(Path(path).name) for path in paths]
+    shown = [(found["experiment"], found["sampler"]) for found in names if found]
+    others = [
+        (name, sampler)
+        for name in dict.fromkeys(name for name, _ in shown)
+        for sampler in configured.get(name, ())
+    ]
+    return list(dict.fromkeys([*shown, *others]))
 
 
 def in_order(cells: Iterable[Cell]) -> list[Cell]:
