@@ -109,10 +109,9 @@ def left_table(cells: Mapping[tuple[str, str], str]) -> Table:
 
 def missing_table(cells: Sequence[tuple[str, str]]) -> Table:
     """Cells that were not made yet: a line an experiment."""
-    table = new_table(
-        "not made yet",
-        "make one: snakemake --profile local results/EXPERIMENT_SAMPLER_fid.json",
-    )
+    command = "make one: snakemake --profile local results/EXPERIMENT_SAMPLER_fid.json"
+    table = new_table("not made yet", command)
+    table.min_width = len(command)  # a command in pieces cannot be copied
     table.add_column("experiment", no_wrap=True)
     table.add_column("samplers", overflow="fold")
     samplers: dict[str, list[str]] = {}
