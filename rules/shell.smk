@@ -8,7 +8,17 @@ shell.prefix(
     "set -euo pipefail; tee() {{ trap '' TERM USR2;"
     ' if [ -n "${{FEWSTEP_LOGS_ONLY:-}}" ]; then exec tee "$@" > /dev/null;'
     ' else exec tee "$@"; fi; }}; '
+    # Bash says "Killed", with the whole command, where it waits for a process: here that
+    # is the shell in the pipe, so it stands in the log and not amid the bars.
+    'if [ -n "${{FEWSTEP_LOGS_ONLY:-}}" ]; then python() {{ trap : TERM USR2;'
+    ' command python "$@" || return; }}; fi; '
 )
 if workflow.remote_exec:
     # On a node it is part of the log of the submission too.
     os.environ.pop("FEWSTEP_LOGS_ONLY", None)
+if workflow.subprocess_exec:
+    # The Snakemake of a `run:` job: with nobody at the other end of a pipe it would wait
+    # for ever after its first word, so it ends.
+    import signal
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)

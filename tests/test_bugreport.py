@@ -66,6 +66,9 @@ def test_values_are_told_only_where_they_are_harmless() -> None:
         "HF_HUB_OFFLINE": "1",
         "FEWSTEP_DEVICE": "cpu",
         "HF_TOKEN": SECRET,
+        "FEWSTEP_PASSWORD": "1234",
+        "HF_API_KEY": "42",
+        "SNAKEMAKE_secret": "0",
         "HF_HOME": "/home/somebody",
         "FEWSTEP_LOGS_ONLY": "",
         "OTHER": "1",
@@ -73,10 +76,37 @@ def test_values_are_told_only_where_they_are_harmless() -> None:
     assert settings(given) == {
         "FEWSTEP_DEVICE": "cpu",
         "FEWSTEP_LOGS_ONLY": "empty",
+        "FEWSTEP_PASSWORD": "set",
+        "HF_API_KEY": "set",
         "HF_HOME": "set",
         "HF_HUB_OFFLINE": "1",
         "HF_TOKEN": "set",
+        "SNAKEMAKE_secret": "set",
     }
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("slurm 23.11.4", "slurm 23.11.4"),
+        (
+            "welcome me to login7.example\nslurm 24.05.1-site at login7",
+            "slurm 24.05.1-site",
+        ),
+        ("login7.example: for me only", "sbatch does not say its release"),
+    ],
+)
+def test_of_sbatch_the_release_alone_is_told(
+    says: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site's own sbatch may greet with names of hosts and users."""
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\ncat <<'EOF'\n{says}\nEOF\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = facts()["slurm"]
+    assert found == told
+    assert "login7" not in found
 
 
 def test_versions_other_than_the_tested_ones_are_listed(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 from PIL import UnidentifiedImageError
 from safetensors import SafetensorError
 
@@ -105,9 +106,26 @@ def test_commands_of_the_page_exist() -> None:
     verbs = {one.name or getattr(one.callback, "__name__", "") for one in commands}
     for verb in re.findall(r"`fewstep ([a-z-]+)", text):
         assert verb.replace("-", "_") in {v.replace("-", "_") for v in verbs}, verb
+    # Typer's own copy of click has classes of its own.
+    program: Any = typer.main.get_command(cli.app)
+    for verb, rest in re.findall(r"`fewstep ([a-z-]+)([^`]*)`", text):
+        known = [name for one in program.commands[verb].params for name in one.opts]
+        for option in re.findall(r" (--?[a-z][\w-]*)", rest):
+            assert option in known, f"fewstep {verb} {option}"
+    for module, rest in re.findall(r"`python -m (fewstep[\w.]*)([^`]*)`", text):
+        path = ROOT / "src" / module.replace(".", "/") / "__main__.py"
+        for option in re.findall(r" (--?[a-z][\w-]*)", rest):
+            assert f'"{option}"' in path.read_text(), f"{module} {option}"
     for path in re.findall(r"`((?:docs|tests|workflow|profiles)/[\w./]+)`", text):
         known = path == "profiles/cluster.yaml"  # each user's own
         assert known or (ROOT / path).exists(), path
+
+
+def test_no_cure_writes_the_results_of_this_folder_into_readme() -> None:
+    """README shows the demo of a release; who repairs it has other results at hand."""
+    cures = {row[0]: row[2] for row in rows() if "docs/numbers" in row[0]}
+    assert list(cures.values()) == ["`python -m fewstep.results --fix`"]
+    assert "--readme" not in "".join(row[2] for row in rows())
 
 
 def test_the_reader_of_the_code_finds_what_helpers_say() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from fewstep.errors import UserError
+from fewstep.explain import explain
 from fewstep.explain.changes import UNKNOWN, changed_parts, compare
 from fewstep.explain.grouping import Planned, Reason, group
 from fewstep.explain.text import show
@@ -26,9 +29,41 @@ def test_settings_are_named_by_their_path() -> None:
     assert told([old], {"spec": new}) == [
         ("setting", "sampling.batch: 8 → 9"),
         ("setting", "sampling.labels: iid → not set"),
-        ("setting", "sampling.tol: not set → null"),
+        ("default", "sampling.tol, by default null"),
         ("setting", "seeds: [0] → [0, 1]"),
     ]
+
+
+def test_a_setting_of_a_new_release_is_no_change_of_the_user() -> None:
+    """What has its default is said to be new; another value is the user's."""
+    old = {"asset": {"path": "x"}, "sampling": {}}
+    asset = {"path": "x", "mirrors": [], "trained_by": None}
+    new = {"asset": asset, "sampling": {"nan_policy": "fail", "precision": "bf16"}}
+    found = told([json.dumps(old)], {"spec": json.dumps(new)})
+    assert found == [
+        ("default", "asset.mirrors, by default []"),
+        ("default", "asset.trained_by, by default null"),
+        ("default", "sampling.nan_policy, by default fail"),
+        ("setting", "sampling.precision: not set → bf16"),
+    ]
+    reasons = tuple(Reason(kind, what) for kind, what in found)
+    lines = show(group([], [Planned("asset", "fetch x", ("x",), reasons)])).splitlines()
+    assert lines[1] == "  new setting: asset.mirrors, by default []"
+    assert lines[4] == "  setting changed: sampling.precision: not set → bf16"
+
+
+@pytest.mark.parametrize(
+    ("path", "what"), [("nope.yaml", "file not found"), (".", "a folder")]
+)
+def test_a_configuration_that_is_not_there_is_named(
+    path: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its path, before Snakemake looks for it."""
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as raised:
+        explain([], configfile=Path(path))
+    assert (raised.value.where, raised.value.what) == (path, what)
 
 
 def test_options_beside_the_settings_are_named_too() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -225,6 +228,74 @@ def evaluation(number: int, sampler: str, **more: Any) -> Any:
         "is_group": lambda: False,
     }
     return SimpleNamespace(**{**given, **more})
+
+
+TOLD = """\
+[Sun Nov 22 16:00:00 2026]
+localrule sample:
+    jobid: 2
+
+[Sun Nov 22 16:00:01 2026]
+Error in rule sample:
+    message: slurm job 8 failed
+    jobid: 2
+    output: results/x
+
+Trying to restart job 2.
+MissingOutputException in rule sample in file x, line 2:
+Job 7 completed successfully, but some output files are missing. x
+[Sun Nov 22 16:00:02 2026]
+Error in rule grid:
+    jobid: 5
+"""
+ENDS = (
+    "Will exit after finishing currently running jobs (scheduler).\n",
+    "Terminating processes on user request, this might take some time.\n",
+)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_failed_before_a_signal_is_told_by_snakemake_s_log(
+    tmp_path: Path, end: str
+) -> None:
+    """Not what was tried once more, nor what the signal itself ended."""
+    log = tmp_path / "x.snakemake.log"
+    log.write_text(TOLD)
+    assert failures._failed_before_a_signal([str(log)]) is None
+    log.write_text(f"{TOLD}{end}Error in rule sample:\n    jobid: 9\n")
+    gone = str(tmp_path / "none.log")
+    assert failures._failed_before_a_signal([gone, str(log)]) == {"5", "7"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_failure_before_a_signal_is_filed(folder: Path, number: int) -> None:
+    """The job that the signal ended has not failed, the one before it has."""
+    check = '"test -e {wildcards.sampler};'
+    wait = '"[ {wildcards.sampler} = for ] || (touch waits; sleep 300); '
+    assert check in SNAKEFILE
+    text = SNAKEFILE.replace(check, wait + check[1:])
+    (folder / "Snakefile").write_text(text)
+    (folder / "weights").touch()
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going"]
+    with open(folder / "said", "wb") as said:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (
+            (folder / "waits").exists()
+            and "Error in rule sample" in (folder / "said").read_text()
+        ):
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        assert process.wait(60) != 0, (folder / "said").read_text()
+    finally:
+        process.kill()
+    assert {(cell.sampler, cell.error) for cell in filed(folder)} == {
+        ("for", "for: NaN")
+    }, (folder / "said").read_text()
 
 
 @pytest.fixture(scope="module")

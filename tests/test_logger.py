@@ -21,7 +21,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from fewstep.progress import Progress, bar
-from snakemake_logger_plugin_fewstep import LogHandler, logs
+from snakemake_logger_plugin_fewstep import LogHandler, display, logs
 from snakemake_logger_plugin_fewstep.again import Again
 from snakemake_logger_plugin_fewstep.board import Board, Job
 from snakemake_logger_plugin_fewstep.display import Plain, Terminal, took
@@ -81,7 +81,9 @@ class Screen:
         """A job has ended well."""
         self.tell(LogEvent.JOB_FINISHED, job_id=number)
 
-    def fail(self, number: int, log: str = "", msg: str | None = None) -> None:
+    def fail(
+        self, number: int, log: str = "", msg: str | None = None, **extra: Any
+    ) -> None:
         """A job has failed."""
         self.tell(
             LogEvent.JOB_ERROR,
@@ -91,6 +93,7 @@ class Screen:
             rule_msg=msg,
             output=[f"out/{number}.txt"],
             log=[f"{log} (check log file(s) for error details)"] if log else [],
+            **extra,
         )
 
     @property
@@ -207,16 +210,20 @@ def test_what_the_executor_has_shown_is_not_shown_twice(
     assert "    | fewstep: x: bad" in screen.lines
 
 
-def test_the_end_names_what_failed_again(screen: Screen) -> None:
-    """Hundreds of lines may lie between a failure and the end of the run."""
-    screen.plan(3)
-    for number in (1, 2):
-        screen.start(number, f"make {number}", f"logs/{number}.log")
+def test_the_end_names_what_failed_again(screen: Screen, tmp_path: Path) -> None:
+    """Hundreds of lines may lie between; a log that was never written is not named."""
+    log, never = tmp_path / "2.log", tmp_path / "3.log"
+    log.write_text("drawing\n")
+    screen.plan(4)
+    for number, path in ((1, log), (2, log), (3, never)):
+        screen.start(number, f"make {number}", str(path))
     screen.finish(1)
-    screen.fail(2, "logs/2.log")
+    screen.fail(2, str(log))
+    screen.fail(3, str(never))
     screen.tell(None, "Elapsed time: 0:00:03")
-    assert re.match(r"1 of 3 jobs done in \d+ s, 1 failed:$", screen.lines[-2])
-    assert screen.lines[-1] == "  ✗ make 2  logs/2.log"
+    assert re.match(r"1 of 4 jobs done in \d+ s, 2 failed:$", screen.lines[-3])
+    assert screen.lines[-2:] == [f"  ✗ make 2  {log}", "  ✗ make 3"]
+    assert str(never) not in "\n".join(screen.lines)
 
 
 def test_a_job_that_succeeds_at_its_second_try_has_not_failed(screen: Screen) -> None:
@@ -244,6 +251,25 @@ def test_after_ctrl_c_jobs_are_stopped_and_not_failed(
     assert len(screen.lines) == 4
     assert "✗ make 1  stopped after " in screen.lines[2]
     assert screen.lines[-1] == "stopped: 0 of 2 jobs are done"
+
+
+@pytest.mark.parametrize("word", ["Will exit after finishing", "Terminating processes"])
+def test_what_failed_before_ctrl_c_is_named_at_the_end(
+    screen: Screen, word: str
+) -> None:
+    """A real failure is not forgotten because the user then stopped the rest."""
+    ends = {"Will": " currently running jobs.", "Terminating": " on user request, …"}
+    screen.plan(3)
+    for number in (1, 2, 3):
+        screen.start(number, f"make {number}")
+    screen.fail(1)
+    screen.tell(None, word + ends[word.partition(" ")[0]])
+    screen.fail(2)
+    screen.tell(None, "Elapsed time: 0:00:03")
+    assert screen.lines[-2:] == [
+        "stopped: 0 of 3 jobs are done, 1 failed:",
+        "  ✗ make 1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -319,11 +345,42 @@ def test_a_job_that_was_killed_says_by_what(
     screen.plan(2)
     for number in (1, 2):
         screen.start(number, f"make {number}")
-    text = f"RuleException:\nCalledProcessError in file x:\nCommand 'y' {error}"
-    screen.tell(LogEvent.ERROR, text, level=40)
-    screen.fail(1)
-    screen.fail(2)
+    screen.tell(LogEvent.ERROR, _ended("set -e; y", error), level=40)
+    screen.fail(1, shellcmd="y")
+    screen.fail(2, shellcmd="y")
     assert [line for line in screen.lines if "ended by" in line] == [said] * bool(said)
+
+
+def _ended(command: str, how: str) -> str:
+    """What Snakemake says of a shell command that failed."""
+    head = "RuleException:\nCalledProcessError in file x"
+    return f"{head}:\nCommand '{command}' {how}"
+
+
+def test_a_signal_is_told_of_the_job_that_it_ended(screen: Screen) -> None:
+    """Messages of jobs that fail at once mix; what names no job blames none."""
+    screen.plan(4)
+    for number in range(1, 5):
+        screen.start(number, f"make {number}")
+    killed = "returned non-zero exit status 137."
+    common, segv = killed.replace("37", ""), "died with <Signals.SIGSEGV: 11>."
+    screen.tell(LogEvent.ERROR, _ended("set -e; a", killed), level=40, thread=1)
+    screen.tell(LogEvent.ERROR, _ended("set -e; b", common), level=40, thread=2)
+    screen.tell(LogEvent.ERROR, _ended("set -e; c", segv), level=40, thread=3)
+    screen.fail(2, shellcmd="b", thread=2)
+    screen.fail(4, thread=3)  # of a group: the command is another member's
+    screen.fail(1, shellcmd="a", thread=1)
+    screen.fail(3, shellcmd="c", thread=3)
+    told: dict[str, str] = {}
+    for line in screen.lines[1:]:
+        if "✗" in line:
+            name = line.split("✗ ")[1].partition("  ")[0]
+        elif "ended by" in line:
+            told[name] = line.strip()
+    assert told == {
+        "make 1": "ended by SIGKILL (out of memory?)",
+        "make 3": "ended by SIGSEGV",
+    }
 
 
 def test_a_dry_run_says_what_would_run_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +450,21 @@ def test_a_fault_in_showing_does_not_end_the_run(
     screen.tell(LogEvent.JOB_FINISHED)  # without its number
     screen.tell(None, "the next one")
     assert screen.lines == ["the next one"]
+
+
+def test_nobody_at_the_other_end_of_the_pipe(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`| head` ends no run: the rest is said to nobody, also by what starts later."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(screen.handler._display, "_stream", stream)
+        for number in range(3):
+            screen.tell(None, f"message {number}")
+        screen.start(1, "make 1")
+        screen.fail(1)
+        assert os.path.samestat(os.fstat(writer), os.stat(os.devnull))
 
 
 # ---- logs ----
@@ -511,6 +583,32 @@ def test_what_runs_is_said_now_and_then_without_a_terminal(tmp_path: Path) -> No
     plain.close()
     assert stream.getvalue().splitlines()[0].startswith("[0/9] ")
     assert not any("_tell" in thread.name for thread in threading.enumerate())
+
+
+def test_an_old_remaining_time_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A loop that says nothing for a minute needs no longer what it said."""
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
+    log, board = tmp_path / "a.log", Board()
+    text = f"  work  {bar(0.5)}   50 %  5/10  0.5/s, 0:10 left\n"
+    log.write_text(text)
+    board.plan({"a": 1, "total": 1})
+    board.start(job(1, log=str(log)))
+    said = []
+    for _ in range(3):
+        said.append(Plain(io.StringIO(), board).now().partition("; running: ")[2])
+        clock["now"] += 20
+    assert said == [*["make 1 50 % (0:10 left)"] * 2, "make 1 50 %"]
+    [running] = board.running()
+    monkeypatch.setenv("TERM", "xterm")
+    line = display._line(running, 120).plain
+    assert "50 %  0.5/s" in line
+    assert "left" not in line
+    log.write_text(f"{text}  work  {bar(0.6)}   60 %  6/10  0.5/s, 0:08 left\n")
+    clock["now"] += 20
+    assert "60 % (0:08 left)" in Plain(io.StringIO(), board).now()
 
 
 class Tty(io.StringIO):

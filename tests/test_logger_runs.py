@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,65 @@ def test_ctrl_c_leaves_a_clean_terminal(folder: Path) -> None:
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
     assert "stopped: 0 of 1 jobs are done" in text
     assert "again" not in text
+
+
+KILLED = f"""
+include: "{ROOT}/rules/shell.smk"
+rule killed:
+    output: "out/killed.txt"
+    log: "logs/killed.log"
+    params: "a long specification"
+    shell: "python killed.py '{{params}}' 2>&1 | tee {{log}}"
+"""
+
+
+def test_what_bash_says_of_a_killed_job_stands_in_its_log(folder: Path) -> None:
+    """Its line with the whole command would stand amid the bars."""
+    (folder / "Snakefile").write_text(KILLED)
+    script = "import os\nprint('drawing', flush=True)\nos.kill(os.getpid(), 9)\n"
+    (folder / "killed.py").write_text(script)
+    done = run(folder, *LOGGED, "killed")
+    assert done.returncode == 1
+    assert "    ended by SIGKILL (out of memory?)\n" in done.stderr
+    log = (folder / "logs/killed.log").read_text()
+    assert re.search(r"^drawing\n.*\bKilled\b", log), log
+    said = [line for line in done.stderr.splitlines() if "Killed" in line]
+    assert all(line.startswith("    | ") for line in said)
+    assert "a long specification" not in done.stderr
+
+
+CHATTY = f"""
+include: "{ROOT}/rules/shell.smk"
+rule all:
+    input: expand("out/{{number}}.txt", number=range(3))
+rule chatty:
+    output: "out/{{number}}.txt"
+    run:
+        raise ValueError("a word to nobody")
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_closed_pipe_holds_up_no_run(folder: Path) -> None:
+    """After `| head -1` the jobs of `run:`, Snakemakes of their own, still end."""
+    (folder / "Snakefile").write_text(CHATTY)
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [*SNAKEMAKE, *LOGGED],
+        cwd=folder,
+        env=environment(),
+        stdout=writer,
+        stderr=writer,
+        start_new_session=True,
+    )
+    os.close(writer)
+    assert os.read(reader, 1)
+    os.close(reader)
+    try:
+        assert process.wait(100) == 1
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_dry_run_is_one_line_a_job(folder: Path) -> None:

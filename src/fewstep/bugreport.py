@@ -21,6 +21,8 @@ _HARMLESS = re.compile(
     r"\d{1,3}(,\d{1,3})*|true|false|yes|no|on|off|auto|cpu|mps|xla|tpu|cuda(:\d+)?",
     re.IGNORECASE,
 )
+_SECRET = re.compile("SECRET|KEY|TOKEN|PASS", re.IGNORECASE)
+_RELEASE = re.compile(r"slurm \S+", re.IGNORECASE)
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,7 +33,8 @@ def facts(
 
     Args:
         environ: environment variables. A value is told only where it is a number, a
-            switch or a device; of any other, and of every token, that it is set.
+            switch or a device; of any other, and of whatever has the name of a token,
+            key or password, that it is set.
         lock: file of the versions that fewstep was tested with; None: the checkout's.
 
     Returns:
@@ -88,13 +91,14 @@ def as_markdown(found: Mapping[str, Any]) -> str:
 def settings(environ: Mapping[str, str]) -> dict[str, str]:
     """Variables that change what fewstep does; see `facts` for their values."""
     names = sorted(name for name in environ if name.startswith(_SETTINGS))
-    return {name: _told(environ[name]) for name in names}
+    return {name: _told(name, environ[name]) for name in names}
 
 
-def _told(value: str) -> str:
+def _told(name: str, value: str) -> str:
     if not value.strip():
         return "empty"
-    return value if _HARMLESS.fullmatch(value) else "set"
+    harmless = _HARMLESS.fullmatch(value) and not _SECRET.search(name)
+    return value if harmless else "set"
 
 
 def _listed(named: Mapping[str, str] | None) -> str:
@@ -150,7 +154,7 @@ def _version(name: str) -> str | None:
 
 
 def _slurm() -> str | None:
-    """What `sbatch --version` says; None without SLURM."""
+    """SLURM's release, and no other word of `sbatch`; None without SLURM."""
     if shutil.which("sbatch") is None:
         return None
     try:
@@ -163,4 +167,5 @@ def _slurm() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return "sbatch does not answer"
-    return done.stdout.strip().partition("\n")[0]
+    found = _RELEASE.search(done.stdout)
+    return found[0] if found else "sbatch does not say its release"

@@ -27,6 +27,14 @@ _LONGEST = 300
 _SHOWN = 5
 # How the submitit executor says why a job has ended; the first line of several.
 _REASON = re.compile(r"submitit: job (\d+) \(.*?\): (.+?)(?:, the end of .*:)?$", re.M)
+# What Snakemake's log says of failed jobs, and that a signal ends the run.
+_TOLD = re.compile(
+    r"^ *Error in rule .*?^ +jobid: (?P<failed>\d+)$"
+    r"|^Job (?P<empty>\d+) +completed successfully, but"
+    r"|^Trying to restart job (?P<again>\d+)\."
+    r"|^(?P<end>Will exit after finishing currently|Terminating processes on user)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def file_failed_run(
@@ -66,15 +74,17 @@ def failed_run(
 ) -> list[FailedCell]:
     """The cells that a run's failed jobs leave without a score, a row for each seed.
 
-    A cell behind several failed jobs names the first of them.
+    A cell behind several failed jobs names the first of them. Where a signal stopped
+    the run only jobs that failed before it count: it reached the others too.
     """
     from fewstep.results import FailedCell
 
     scheduler, dag, reasons = workflow.scheduler, workflow.dag, _reasons(logs)
-    if scheduler._user_kill:
-        return []  # the signal that stopped the run reached its jobs too
     found: dict[tuple[str, str, int], FailedCell] = {}
     failed = sorted(_single(scheduler.failed), key=dag.jobid)
+    before = _failed_before_a_signal(logs)
+    if before is not None or scheduler._user_kill:
+        failed = [job for job in failed if str(dag.jobid(job)) in (before or ())]
     for job in failed:
         log = str(job.log[0]) if job.log else None
         what = " ".join(str(job.message or job).split())
@@ -148,6 +158,24 @@ def _reasons(logs: Sequence[str]) -> Mapping[str, str]:
         for number, said in _REASON.findall(text):
             found[number] = said
     return found
+
+
+def _failed_before_a_signal(logs: Sequence[str]) -> set[str] | None:
+    """Numbers of the jobs that failed before a signal came; None: there was none."""
+    found: set[str] = set()
+    for path in logs:
+        try:
+            text = Path(path).read_text(errors="replace")
+        except OSError:
+            continue
+        for told in _TOLD.finditer(text):
+            if told["end"]:
+                return found
+            if told["again"]:
+                found.discard(told["again"])
+            else:
+                found.add(told["failed"] or told["empty"])
+    return None
 
 
 def _single(jobs: Iterable[Any]) -> Iterator[Any]:

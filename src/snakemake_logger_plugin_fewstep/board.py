@@ -13,6 +13,8 @@ from snakemake_logger_plugin_fewstep import logs
 
 _POLL = 2.0
 """Seconds between two looks into a log."""
+_OLD = 30.0
+"""Seconds after which a remaining time in a log is no longer true."""
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Job:
         collects: whether it does nothing but ask for its inputs.
         waits: whether it lies in a cluster's queue.
         reading: the last progress in its log.
+        heard: when that was new, on the steady clock.
     """
 
     number: int
@@ -42,12 +45,25 @@ class Job:
     collects: bool = False
     waits: bool = False
     reading: Reading | None = None
+    heard: float = 0.0
     looked: float = 0.0
 
     @property
     def seconds(self) -> float:
         """How long it has run, or waited where it does not run yet."""
         return time.monotonic() - self.submitted
+
+    @property
+    def rate(self) -> str:
+        """What its log says of its speed; "" where it says nothing."""
+        return self.reading.state.partition(", ")[0] if self.reading else ""
+
+    @property
+    def left(self) -> str:
+        """What its log says of the remaining time; "" where that is too old."""
+        if self.reading is None or time.monotonic() - self.heard > _OLD:
+            return ""
+        return self.reading.state.partition(", ")[2]
 
     def look(self) -> None:
         """Read its log, unless that was just done."""
@@ -58,7 +74,8 @@ class Job:
         fresh, reading = logs.progress(self.logs[0], self.since)
         if fresh and self.waits:
             self.waits, self.submitted = False, now
-        self.reading = reading or self.reading
+        if reading is not None and reading != self.reading:
+            self.reading, self.heard = reading, now
 
 
 class Board:
@@ -109,6 +126,11 @@ class Board:
             if job is not None:
                 self._failed[number] = job
             return job
+
+    def stop(self, number: int) -> Job | None:
+        """A job was ended by what ends the run."""
+        with self._lock:
+            return self._running.pop(number, None)
 
     def running(self) -> list[Job]:
         """Jobs that are given out, with a fresh look at them; the waiting ones last."""

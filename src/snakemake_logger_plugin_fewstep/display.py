@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from fewstep.progress import WIDTH, bar, clock
@@ -79,6 +80,7 @@ class Plain:
         self._said = time.monotonic()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._gone = False
 
     def begin(self) -> None:
         if self._thread is None:
@@ -88,8 +90,14 @@ class Plain:
     def say(self, text: str, style: str = "") -> None:
         del style
         self._said = time.monotonic()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        if self._gone:
+            return
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            self._gone = True  # `| head` has seen enough; the jobs go on
+            _mute(self._stream)
 
     def close(self) -> None:
         self._over.set()
@@ -118,13 +126,28 @@ class Plain:
         return head + "; ".join(named)
 
 
+def _mute(stream: TextIO) -> None:
+    """Lead what goes to a broken pipe nowhere, also for processes that start later.
+
+    A Snakemake that a `run:` job starts would wait for ever after its first word.
+    """
+    with suppress(OSError, ValueError):
+        broken = os.fstat(stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in {1, 2, stream.fileno()}:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(number), broken):
+                    os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
 def _brief(job: Job) -> str:
     """A running job in a few words."""
     reading = job.reading
     if reading is None:
         return f"{job.what} {clock(job.seconds)}"
-    left = reading.state.partition(", ")[2]
-    return f"{job.what} {100 * reading.share:.0f} % ({left})"
+    left = f" ({job.left})" if job.left else ""
+    return f"{job.what} {100 * reading.share:.0f} %{left}"
 
 
 class Terminal:
@@ -195,7 +218,7 @@ def _line(job: Job, width: int) -> Text:
         state = ""
     else:
         share = f"{bar(reading.share, filled)}  {100 * reading.share:3.0f} %"
-        state = f"{share}  {reading.state}"
+        state = f"{share}  {', '.join(filter(None, (job.rate, job.left)))}"
     name = set_cell_size(job.what, max(12, min(_WIDE, width - filled - _STATE)))
     return _cut(f"  {name}  {clock(job.seconds):>7}  {state}", width)
 

@@ -65,7 +65,8 @@ class LogHandler(LogHandlerBase):
         self._again = Again()
         self._shown: set[int] = set()
         self._planned = self._stopping = False
-        self._signal = ""
+        # What a shell command's end was, by the thread that tells of it.
+        self._ends: dict[int | None, str] = {}
         stream = sys.stdout if common.stdout else sys.stderr
         self._display: Display = open_display(
             stream, self._board, colour=not common.nocolor
@@ -86,8 +87,6 @@ class LogHandler(LogHandlerBase):
         """Show one message; a fault in showing it must not end the run."""
         try:
             self._emit(record)
-        except BrokenPipeError:
-            raise
         except Exception:  # noqa: BLE001
             self.handleError(record)
 
@@ -155,7 +154,8 @@ class LogHandler(LogHandlerBase):
 
     def _job_failed(self, record: LogRecord) -> None:
         given = record.__dict__
-        job = self._board.fail(given["jobid"])
+        take = self._board.stop if self._stopping else self._board.fail
+        job = take(given["jobid"])
         rule, paths = given["rule_name"], tuple(map(_path, given["log"]))
         what = job.what if job else f"rule {rule}"
         spent = f" after {took(job.seconds)}" if job else ""
@@ -166,14 +166,27 @@ class LogHandler(LogHandlerBase):
         lines = [f"{self._count(self._board.done)}✗ {what}  failed{spent}"]
         if given["jobid"] not in self._shown:
             said = _one_line(given.get("rule_msg") or "").partition(_HINT)[0]
-            lines += [f"    {text}" for text in (said, self._signal) if text]
+            killed = self._killed_by(record)
+            lines += [f"    {text}" for text in (said, killed) if text]
             lines += _ends(paths)
-        self._signal = ""
         self._shown.discard(given["jobid"])  # it may be tried once more
         # A path alone on its line can be opened from most terminals.
         lines += [f"    log    {path}" for path in paths if os.path.exists(path)]
         lines += [f"    again  {self._again.command(_path(target))}"]
         self._say("\n".join(lines), "red")
+
+    def _killed_by(self, record: LogRecord) -> str:
+        """Which signal ended the job's shell command; "" where that is not known.
+
+        Snakemake tells of the command's end first, in the same thread and without the
+        job's number, and of all members of a group after it.
+        """
+        text = self._ends.get(record.thread, "")
+        command = str(record.__dict__.get("shellcmd") or "").strip()
+        if not command or command not in text:
+            return ""
+        del self._ends[record.thread]
+        return _signal_in(text)
 
     def _count(self, done: int) -> str:
         """`[17/186] `, where no total stands below; all lines begin alike."""
@@ -200,7 +213,7 @@ class LogHandler(LogHandlerBase):
     def _error(self, record: LogRecord) -> None:
         text = str(record.msg)
         if _SHELL.search(text) or (self._planned and _AT_THE_END in text):
-            self._signal = _killed_by(text)  # the job's report comes next
+            self._ends[record.thread] = text  # the job's report comes next
             return
         missing = _MISSING.search(text)
         if missing:
@@ -233,18 +246,14 @@ class LogHandler(LogHandlerBase):
         board = self._board
         if not self._planned or self.common_settings.dryrun:
             return
-        failed = board.failed()
+        failed, count = board.failed(), f"{board.done} of {board.total} jobs"
         if self._stopping:
-            self._say(f"stopped: {board.done} of {board.total} jobs are done")
-            return
-        jobs = f"{board.done} of {board.total} jobs done in {took(board.elapsed())}"
+            jobs = f"stopped: {count} are done"
+        else:
+            jobs = f"{count} done in {took(board.elapsed())}"
         lines = [f"{jobs}, {len(failed)} failed:" if failed else jobs]
-        for job in failed[:_NAMED]:
-            log = f"  {job.logs[0]}" if job.logs else ""
-            lines.append(f"  ✗ {job.what}{log}")
-        more = len(failed) - _NAMED
-        lines += [f"  … and {more} more"] if more > 0 else []
-        if "PROGRESS" not in self._quiet or failed:
+        lines += _named(failed)
+        if "PROGRESS" not in self._quiet or failed or self._stopping:
             self._say("\n".join(lines), "red" if failed else "")
 
     def _say(self, text: str, style: str = "") -> None:
@@ -295,7 +304,7 @@ def _path(shown: str) -> str:
     return str(shown).partition(" (")[0]
 
 
-def _killed_by(text: str) -> str:
+def _signal_in(text: str) -> str:
     """Which signal ended a shell command; "" where none did."""
     found = _SIGNAL.search(text)
     if not found:
@@ -341,6 +350,16 @@ def _jobs(stats: dict[str, int]) -> str:
     named += [f"{len(order) - len(shown)} other rules"] * (len(shown) < len(order))
     total = stats.get("total", sum(rules.values()))
     return f"{total} job{'s' * (total != 1)}: {', '.join(named)}"
+
+
+def _named(failed: Sequence[Job]) -> list[str]:
+    """A line for each failed job, with its log where it has left one."""
+    lines = []
+    for job in failed[:_NAMED]:
+        log = next((path for path in job.logs if os.path.exists(path)), "")
+        lines.append(f"  ✗ {job.what}{'  ' if log else ''}{log}")
+    more = len(failed) - _NAMED
+    return lines + [f"  … and {more} more"] * (more > 0)
 
 
 def _ends(paths: Sequence[str]) -> list[str]:

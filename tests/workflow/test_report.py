@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.browser import browser, chromium
-from tests.workflow.conftest import Project
+from tests.workflow.conftest import ROOT, Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -80,6 +81,25 @@ def test_the_samplers_of_a_flow_stand_side_by_side(project: Project) -> None:
         assert words in text
     assert "ten times as large" in text
     check_offline(project.folder / OWN)
+
+
+def test_the_pages_command_for_snakemakes_own_report_works(project: Project) -> None:
+    """As docs/report.md has it, for targets that are there; for others it says so."""
+    page = (ROOT / "docs/report.md").read_text()
+    [line] = re.findall(r"^    (snakemake .*--report .*)$", page, re.M)
+    words = line.split()
+    assert words[:4] == ["snakemake", "--profile", "local", "demo"]
+    options = [*words[4:], *words[1:3]]
+    (project.folder / "local").symlink_to("profiles/local")
+    project.run(*project.targets, *options)
+    with zipfile.ZipFile(project.folder / words[-1]) as report:
+        assert any(name.endswith("report.html") for name in report.namelist())
+    (project.folder / "results/digits/rank.png").unlink()
+    done = project.snakemake(
+        "results/digits/rank.png", *options, "--configfile", str(project.config)
+    )
+    assert done.returncode != 0
+    assert "marked for report but does not exist" in done.stdout + done.stderr
 
 
 def test_the_order_of_drawing_is_a_picture(par: Project) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from fewstep.codedigest import VERSIONED, parts_of
@@ -30,7 +31,8 @@ def compare(
         names: name of each present param.
 
     Yields:
-        ("setting", "key.path: old → new") and ("code", "module.function"). A changed
+        ("setting", "key.path: old → new"), ("default", "key.path, by default value")
+        for a key that this release adds, and ("code", "module.function"). A changed
         digest whose code nobody noted is ("code", UNKNOWN).
     """
     before, after = list(map(_value, old)), [(names.get(n, ""), _value(n)) for n in new]
@@ -57,6 +59,8 @@ def differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, str]]:
             yield "code", name
     elif _is(old, _DIGEST) and _is(new, _DIGEST):
         yield "setting", f"{path}: other content"
+    elif old is _ABSENT and _is_default(path, new):
+        yield "default", f"{path}, by default {_text(new)}"
     else:
         yield "setting", f"{path or 'option'}: {_text(old)} → {_text(new)}"
 
@@ -133,6 +137,34 @@ def _is(value: Any, pattern: re.Pattern[str]) -> bool:
 
 def _is_code(path: str, old: Any, new: Any) -> bool:
     return path.endswith("code") and _is(old, _CODE) and _is(new, _CODE)
+
+
+def _is_default(path: str, value: Any) -> bool:
+    """Whether a key has this value where nobody sets it."""
+    key = path.rpartition(".")[2]
+    return value in (None, [], {}, "") or value in _defaults().get(key, ())
+
+
+@cache
+def _defaults() -> Mapping[str, list[Any]]:
+    """Key -> its defaults in all parts of the configuration, as JSON has them."""
+    from pydantic_core import to_jsonable_python
+
+    from fewstep.config import tree
+    from fewstep.config.base import Spec
+
+    assert issubclass(tree.Config, Spec)  # with it all other parts are loaded
+    found: dict[str, list[Any]] = {}
+    kinds = [Spec]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        for name, field in kind.model_fields.items():
+            if not field.is_required():
+                value = field.get_default(call_default_factory=True)
+                known = found.setdefault(field.alias or name, [])
+                known.append(to_jsonable_python(value, by_alias=True))
+    return found
 
 
 def _text(value: Any) -> str:

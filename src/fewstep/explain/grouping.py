@@ -13,8 +13,9 @@ class Reason:
     """Why a job would run.
 
     Attributes:
-        kind: "missing", "interrupted", "setting", "code", "input", "command",
-            "software", "always" or "upstream".
+        kind: "missing", "interrupted", "setting", "default" (a setting that this
+            release adds), "code", "input", "command", "software", "always" or
+            "upstream".
         what: in words; what equal reasons share: a changed setting, changed
             functions, the rule that runs before.
         files: those of this job that it is about.

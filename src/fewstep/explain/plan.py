@@ -38,13 +38,16 @@ def explain(
         profile: as for snakemake; its rerun-triggers count.
 
     Raises:
-        UserError: for a configuration that is wrong, a target that does not exist, or a
-            folder without a Snakefile.
+        UserError: for a configuration that is wrong or not there, a target that does
+            not exist, or a folder without a Snakefile.
     """
     if not Path(_SNAKEFILE).is_file():
         raise UserError(
             "no Snakefile in this folder", do="change to the folder of the workflow"
         )
+    if configfile is not None and (configfile.is_dir() or not configfile.exists()):
+        what = "a folder" if configfile.is_dir() else "file not found"
+        raise UserError(what, where=str(configfile), expected="a configuration")
     arguments = ["--dry-run", "--quiet", "all"]
     arguments += ["--profile", profile] if profile else []
     arguments += ["--configfile", str(configfile)] if configfile else []
@@ -241,7 +244,7 @@ def _params(persistence: Any, job: Any) -> Iterator[Reason]:
             named = {repr(value): name for name, value in job.params.items()}
             facts = compare(sorted(change.only_old), sorted(change.only_new), named)
             found = list(dict.fromkeys(facts))
-            yield from (Reason(kind, text) for kind, text in found if kind == "setting")
+            yield from (Reason(kind, text) for kind, text in found if kind != "code")
             code = [text for kind, text in found if kind == "code"]
             if code:
                 yield Reason("code", ", ".join(code))

@@ -11,6 +11,7 @@ _SENTENCES = {
     "missing": "not there yet: {files}",
     "interrupted": "was cut short: {files}",
     "setting": "setting changed: {what}",
+    "default": "new setting: {what}",
     "code": "code changed: {what}",
     "input": "{what}: {files}",
     "command": "the rule's command changed",
