@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -27,3 +29,22 @@ def _one_thread() -> None:
 def golden() -> Any:
     """Reader of golden files by name, such as `tarflow/cond_cfg`."""
     return lambda name: torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Titles of the charts that a page drew, a dot standing for each."""
+    from fewstep.plots import AnyChart, Look
+    from fewstep.report import figures
+
+    titles: list[str] = []
+    dot = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(dot, "PNG")
+
+    def draw(chart: AnyChart, look: Look) -> bytes:
+        if look == Look():
+            titles.append(" ".join(chart.to_dict(validate=False)["title"]["text"]))
+        return dot.getvalue()
+
+    monkeypatch.setattr(figures, "png_bytes", draw)
+    return titles

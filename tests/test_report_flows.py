@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from PIL import Image
 
-from fewstep.plots import AnyChart, Look
 from fewstep.report import Inputs, figures, render
 from fewstep.report.flows import Cell, FlowTable, flow_tables
 from fewstep.results import summarize, upsert
@@ -19,21 +16,7 @@ from tests import results_samples as samples
 from tests.test_report import Page
 from tests.test_report_terminal import printed
 
-
-@pytest.fixture(autouse=True)
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Titles of the charts that a page drew, a dot standing for each."""
-    titles: list[str] = []
-    dot = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(dot, "PNG")
-
-    def draw(chart: AnyChart, look: Look) -> bytes:
-        if look == Look():
-            titles.append(" ".join(chart.to_dict(validate=False)["title"]["text"]))
-        return dot.getvalue()
-
-    monkeypatch.setattr(figures, "png_bytes", draw)
-    return titles
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def table(rows: list[dict[str, Any]]) -> FlowTable:

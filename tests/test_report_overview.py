@@ -17,8 +17,7 @@ from PIL import Image
 from fewstep.doctor import obstacles
 from fewstep.files import read_json, write_json
 from fewstep.graph import Graph
-from fewstep.plots import AnyChart, Look
-from fewstep.report import Inputs, figures, load_evaluation, render
+from fewstep.report import Inputs, load_evaluation, render
 from fewstep.report.embed import embedded
 from fewstep.report.headline import headlines
 from fewstep.report.inputs import TEMPLATES
@@ -39,26 +38,12 @@ from tests import results_samples as samples
 from tests.test_report import Page
 from tests.test_report_flows import summaries
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 LOST = FailedCell(
     *("demo", "gsj", "tarflow", 0, "frechet", 500),
     *("sample demo/gsj, seed 0", "killed: out of memory", "logs/demo/gsj/sample-0.log"),
 )
-
-
-@pytest.fixture(autouse=True)
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Titles of the charts that were drawn, a dot standing for each."""
-    titles: list[str] = []
-    dot = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(dot, "PNG")
-
-    def draw(chart: AnyChart, look: Look) -> bytes:
-        if look == Look():
-            titles.append(" ".join(chart.to_dict(validate=False)["title"]["text"]))
-        return dot.getvalue()
-
-    monkeypatch.setattr(figures, "png_bytes", draw)
-    return titles
 
 
 def all_rows() -> list[dict[str, Any]]:

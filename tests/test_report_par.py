@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ from PIL import Image
 
 from fewstep.errors import UserError
 from fewstep.files import write_json
-from fewstep.plots import AnyChart, Look
-from fewstep.report import Inputs, Picture, figures, load_evaluation, render
+from fewstep.report import Inputs, Picture, load_evaluation, render
 from fewstep.report.inputs import TEMPLATES
 from fewstep.report.par import TokenLine, TokenTable, model_name, token_tables
 from fewstep.report.tokenizers import load_reconstruction
@@ -23,21 +21,7 @@ from tests.test_report import Page
 from tests.test_report_flows import summaries
 from tests.test_report_terminal import printed
 
-
-@pytest.fixture(autouse=True)
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Titles of the charts that a page drew, a dot standing for each."""
-    titles: list[str] = []
-    dot = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(dot, "PNG")
-
-    def draw(chart: AnyChart, look: Look) -> bytes:
-        if look == Look():
-            titles.append(" ".join(chart.to_dict(validate=False)["title"]["text"]))
-        return dot.getvalue()
-
-    monkeypatch.setattr(figures, "png_bytes", draw)
-    return titles
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def table(rows: list[dict[str, Any]]) -> TokenTable:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
-
-from fewstep.cli.options import app
+from fewstep.cli.options import AsJson, ConfigFile, Overrides, Targets, app
 from fewstep.errors import UserError
 
 _ROOT = Path()
@@ -37,26 +35,10 @@ def _no_value(text: str) -> NoReturn:
 
 @app.command()
 def doctor(
-    targets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Targets and files as for snakemake, experiments, and cells such as"
-            " afhq_gsj; none: every published cell."
-        ),
-    ] = None,
-    configfile: Annotated[
-        Path | None, typer.Option(help="Instead of config.yaml.")
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="KEY=VALUE over the configuration, as snakemake's --config, such as"
-            " 'hardware={memory_gb: 40}'."
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON value.")
-    ] = False,
+    targets: Targets = None,
+    configfile: ConfigFile = None,
+    config: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """What targets will need, what is missing, and what that blocks.
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
-import typer
-
-from fewstep.cli.options import app
+from fewstep.cli.options import AsJson, app
 
 
 @app.command()
-def env(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON value.")
-    ] = False,
-) -> None:
+def env(as_json: AsJson = False) -> None:
     """Versions, machine and settings, to paste into a bug report.
 
     No name of a host or user, no path and no token is in it.

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fewstep.cli.options import app
+from fewstep.cli.options import AsJson, ConfigFile, Overrides, Targets, app
 
 
 @app.command()
 def explain(
-    targets: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Targets and files as for snakemake, experiments, and cells such as"
-            " afhq_gsj; none: every published cell."
-        ),
-    ] = None,
-    configfile: Annotated[
-        Path | None, typer.Option(help="Instead of config.yaml.")
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE over the configuration, as for snakemake."),
-    ] = None,
+    targets: Targets = None,
+    configfile: ConfigFile = None,
+    config: Overrides = None,
     profile: Annotated[
         str | None, typer.Option(help="As for snakemake; its rerun-triggers count.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON value.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What would run, and why: a missing file, a changed setting or function.
 

@@ -41,3 +41,19 @@ Work = Annotated[Path, typer.Option(help="Folder of the run's checkpoint.")]
 Gpus = Annotated[int, typer.Option(help="Several start under torchrun.")]
 SaveEvery = Annotated[int, typer.Option(help="Steps between two checkpoints.")]
 Nodes = Annotated[int, typer.Option(help="Nodes that share the GPUs evenly.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Targets and files as for snakemake, experiments, and cells such as"
+        " afhq_gsj; none: every published cell."
+    ),
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="Instead of config.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="KEY=VALUE over the configuration, as snakemake's --config, such as"
+        " 'hardware={memory_gb: 40}'."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]

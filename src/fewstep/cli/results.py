@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fewstep.cli.options import app
+from fewstep.cli.options import AsJson, app
 from fewstep.errors import UserError
 
 _CONFIG = Path("config.yaml")
@@ -31,7 +31,6 @@ Csv = Annotated[
     Path | None, typer.Option(help="Write CSV to a file; -: to the terminal.")
 ]
 Markdown = Annotated[bool, typer.Option(help="Print a table of Markdown.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
 Sql = Annotated[
     str | None,
     typer.Option(
@@ -57,7 +56,7 @@ def results(
     all_cells: All = False,
     csv: Csv = None,
     markdown: Markdown = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     sql: Sql = None,
     readme: Readme = False,
     forget: Forget = False,
