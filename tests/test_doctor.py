@@ -413,9 +413,13 @@ def test_assets_are_those_of_the_configuration(fresh: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "targets", "sources"),
     [
-        ("config.yaml", TARGETS, {}),
+        ("config.yaml", [*TARGETS, "results/digits/side-by-side.png"], {}),
         ("flows.yaml", FLOW_TARGETS, {"rf-tiny.pth": "there"}),
-        ("par.yaml", PAR_TARGETS, {"photos/": "there", "released/": "there"}),
+        (
+            "par.yaml",
+            [*PAR_TARGETS, "results/four/cfg/order.png"],
+            {"photos/": "there", "released/": "there"},
+        ),
     ],
 )
 def test_the_jobs_of_the_tiny_chains(

@@ -35,7 +35,6 @@ TARGETS = [
     "results/digits/rank.png",
     "results/digits/convergence.png",
     "results/digits/training.png",
-    "results/digits/side-by-side.png",
 ]
 CHECKPOINT = ROOT / "tests/golden/seqrf/rf_checkpoint_cifar_tiny_npscalar.pth"
 FLOW_CELLS = ("base_rk45", "seq2_euler-2", "seq2_euler-2-at20")
@@ -50,7 +49,6 @@ PAR_TARGETS = [
     *(f"results/{cell}_fid.json" for cell in PAR_CELLS),
     "results/tokenizers/vq-reconstruction.json",
     "results/four/cfg/grid.png",
-    "results/four/cfg/order.png",
     "results/four/cfg/seed0/adm.npz",
     *(f"results/{name}/model.safetensors" for name in ("imported", "cropped")),
 ]
