@@ -7,10 +7,9 @@ from fewstep.failures import file_failed_run
 from fewstep.graph import (
     Graph,
     as_json,
-    check_targets,
+    check_command,
     code,
     one_of,
-    targets_of,
     use_this_python,
 )
 
@@ -21,7 +20,7 @@ try:
         workflow.config_settings.configfiles or (),
         workflow.config_settings.config,
     )
-    check_targets(GRAPH, targets_of(sys.argv))
+    check_command(GRAPH, sys.argv)
 except UserError as error:
     # A user's mistake is one line, not Snakemake's report of an exception.
     sys.exit(f"fewstep: {error}")

@@ -34,6 +34,20 @@ BATCHES = (1, 4, 16, 64)
 PLANS = {"for": "For", "gsj": "[7-8-8-6]", "auto": "[7-64-1-4]"}
 
 
+SAID = {
+    "value": 13.73,
+    "n": 50_000,
+    "sd": None,
+    "seconds": 1232.4,
+    "source": "GS-Jacobi",
+    "table": "AFHQ",
+    "hardware": "8 x A800",
+    "unit": "",
+    "note": "",
+}
+"""What is published of the cell that `published` makes rows of."""
+
+
 def blocks(experiment: str = "demo") -> list[dict[str, Any]]:
     """The digits flow's IGM and CRM, block 7 tough."""
     return [

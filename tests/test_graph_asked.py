@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fewstep.errors import UserError
-from fewstep.graph import Graph, check_targets, targets_of
-from fewstep.graph.asked import SHARED
+from fewstep.graph import Graph
+from fewstep.graph.asked import SHARED, check_command, check_targets, targets_of
 
 ROOT = Path(__file__).parents[1]
 GRAPH = Graph(ROOT, (), {})
@@ -81,6 +81,13 @@ def test_targets_are_read_as_snakemake_reads_them(
 ) -> None:
     """Values of options are no targets, and other programs have none."""
     assert targets_of(argv) == targets
+
+
+def test_only_targets_are_refused() -> None:
+    """A path that an option names may be anything; a target may not."""
+    check_command(GRAPH, ["snakemake", "--report", "results/page/r.html", "demo"])
+    with pytest.raises(UserError, match="no experiment is called 'page'"):
+        check_command(GRAPH, ["snakemake", "results/page/r.html"])
 
 
 @pytest.mark.slow

@@ -8,11 +8,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fewstep.doctor.environment import environment
+from fewstep.doctor.environment import environment, installed
 from fewstep.provenance import git_state, hardware
 
 LOCK = "requirements.lock"
@@ -140,17 +139,10 @@ def _differing(lock: Path) -> dict[str, str] | None:
         name, _, wanted = line.partition("==")
         if not wanted:
             continue
-        here = _version(name)
+        here = installed(name)
         if here is None or here.partition("+")[0] != wanted.partition("+")[0]:
             found[name] = f"{here or 'missing'} (tested: {wanted})"
     return found
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _slurm() -> str | None:

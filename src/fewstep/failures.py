@@ -7,6 +7,7 @@ filed: what nobody wanted has not failed.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.config import ClassifierSpec
 from fewstep.graph import Graph
-from fewstep.progress import parse
+from fewstep.progress import last_lines, parse
 
 if TYPE_CHECKING:
     from fewstep.results import FailedCell
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 TABLE = Path("results/tables/evaluations.parquet")
 EVALUATION = "evaluation"
 """The rule that files the rows of a cell."""
-_BLOCK = 65536
 _LONGEST = 300
 _SHOWN = 5
 # How the submitit executor says why a job has ended; the first line of several.
@@ -137,37 +137,30 @@ def why(log: str | None, reason: str = "") -> str:
 
 
 def _tail(log: str | None) -> list[str]:
-    if log is None:
-        return []
     try:
-        with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _BLOCK))
-            return file.read().decode(errors="replace").splitlines()
+        return last_lines(log) if log is not None else []
     except OSError:
         return []
 
 
+def _texts(logs: Sequence[str]) -> Iterator[str]:
+    """What stands in those of the logs that can be read."""
+    for path in logs:
+        with contextlib.suppress(OSError):
+            yield Path(path).read_text(errors="replace")
+
+
 def _reasons(logs: Sequence[str]) -> Mapping[str, str]:
     """What the executor said last of each failed job, by Snakemake's number."""
-    found: dict[str, str] = {}
-    for path in logs:
-        try:
-            text = Path(path).read_text(errors="replace")
-        except OSError:
-            continue
-        for number, said in _REASON.findall(text):
-            found[number] = said
-    return found
+    return {
+        number: said for text in _texts(logs) for number, said in _REASON.findall(text)
+    }
 
 
 def _failed_before_a_signal(logs: Sequence[str]) -> set[str] | None:
     """Numbers of the jobs that failed before a signal came; None: there was none."""
     found: set[str] = set()
-    for path in logs:
-        try:
-            text = Path(path).read_text(errors="replace")
-        except OSError:
-            continue
+    for text in _texts(logs):
         for told in _TOLD.finditer(text):
             if told["end"]:
                 return found

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 FIRST = 2.0
 """Seconds after which the first line comes, so that something is to be seen early."""
@@ -100,6 +101,20 @@ def parse(line: str) -> Reading | None:
         total,
         f"{found['rate']}/s, {state}",
     )
+
+
+def last_lines(path: str | Path, size: int = 65536) -> list[str]:
+    """The lines in the last bytes of a log; the first may be the rest of one.
+
+    Of a line that a program rewrites, the last state is enough.
+
+    Raises:
+        OSError: where it cannot be read.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - size))
+        text = file.read().decode(errors="replace")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.splitlines()]
 
 
 def bar(share: float, width: int = WIDTH) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewstep.progress import Reading, parse
+from fewstep.progress import Reading, last_lines, parse
 
 _BLOCK = 4096
-_LONG = 65536
 
 
 def progress(path: str, since: float) -> tuple[bool, Reading | None]:
@@ -21,7 +20,7 @@ def progress(path: str, since: float) -> tuple[bool, Reading | None]:
         # Some file systems keep whole seconds, and a node's clock is another one.
         if Path(path).stat().st_mtime < since - 2:
             return False, None
-        lines = _end(path, _BLOCK)
+        lines = last_lines(path, _BLOCK)
     except OSError:
         return False, None
     for line in reversed(lines):
@@ -34,7 +33,7 @@ def progress(path: str, since: float) -> tuple[bool, Reading | None]:
 def tail(path: str, lines: int) -> list[str]:
     """The last lines of a log that are not blank; [] where there is none."""
     try:
-        found = _end(path, _LONG)
+        found = last_lines(path)
     except OSError:
         return []
     kept = [line for line in found if line.strip()]
@@ -43,12 +42,3 @@ def tail(path: str, lines: int) -> list[str]:
     followed = [*is_progress, False][1:]
     pairs = zip(kept, is_progress, followed, strict=True)
     return [line for line, one, next_ in pairs if not (one and next_)][-lines:]
-
-
-def _end(path: str, size: int) -> list[str]:
-    """The lines in the last bytes of a file; the first may be the rest of one."""
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, 2) - size))
-        text = file.read().decode(errors="replace")
-    # A program that rewrites its line: the last state of it is enough.
-    return [line.rstrip("\r").rpartition("\r")[2] for line in text.splitlines()]

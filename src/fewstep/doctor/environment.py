@@ -23,7 +23,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Interpreter, devices, disk, scheduler, hub; of a token only whether it is set."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed(name) for name in _PACKAGES},
         "cpus": os.cpu_count(),
         "ram_gb": _ram(),
         "devices": devices(),
@@ -53,7 +53,8 @@ def devices() -> list[dict[str, Any]]:
     return found
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of a package; None where it is not there."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

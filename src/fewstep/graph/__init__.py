@@ -4,7 +4,7 @@ Imported when a Snakefile is parsed, so without torch. A spec holds exactly what
 a job's output; it becomes the job's params, so a change reruns that job and no other.
 """
 
-from fewstep.graph.asked import check_targets, targets_of
+from fewstep.graph.asked import check_command
 from fewstep.graph.base import as_json, code, one_of, use_this_python
 from fewstep.graph.resources import ResourceGraph
 from fewstep.graph.smoke import SmokeGraph
@@ -12,10 +12,9 @@ from fewstep.graph.smoke import SmokeGraph
 __all__ = [
     "Graph",
     "as_json",
-    "check_targets",
+    "check_command",
     "code",
     "one_of",
-    "targets_of",
     "use_this_python",
 ]
 

@@ -41,6 +41,19 @@ def targets_of(argv: Sequence[str]) -> list[str]:
     return [str(target) for target in known.targets or ()]
 
 
+def check_command(graph: DataGraph, argv: Sequence[str]) -> None:
+    """`check_targets` of a Snakemake command.
+
+    Raises:
+        UserError: as that.
+    """
+    try:
+        check_targets(graph, [word for word in argv if word.startswith("results/")])
+    except UserError:
+        # It may be an option's value; reading the command takes a quarter of a second.
+        check_targets(graph, targets_of(argv))
+
+
 def check_targets(graph: DataGraph, targets: Iterable[str]) -> None:
     """Find experiments and samplers that the configuration lacks.
 
@@ -51,11 +64,7 @@ def check_targets(graph: DataGraph, targets: Iterable[str]) -> None:
     Raises:
         UserError: for one that cannot exist, with the nearest one that does.
     """
-    cells = [
-        f"{name}_{one}"
-        for name, own in graph.experiments.items()
-        for one in own.samplers
-    ]
+    cells = list(map("_".join, graph.cells()))
     for target in targets:
         cell = re.fullmatch(r"results/([^/]+)_fid\.json", target)
         if cell and cell[1] not in cells:

@@ -74,7 +74,7 @@ def failed_table(
         cells: their seeds.
         left: cells that no command tries again.
     """
-    lost = [(cell.experiment, cell.sampler) in left for cell in cells]
+    lost = [cell.cell in left for cell in cells]
     again = "the same command tries them again"
     if any(lost):
         again = "" if all(lost) else f"{again}, but not those that are left over"
@@ -83,7 +83,7 @@ def failed_table(
         table.add_column(name, overflow="fold")
     seeds: dict[tuple[str, str, str], list[str]] = {}
     for cell in cells:
-        name = f"{cell.experiment}_{cell.sampler}"
+        name = "_".join(cell.cell)
         seeds.setdefault((name, said(cell), cell.log or NONE), []).append(
             str(cell.seed)
         )

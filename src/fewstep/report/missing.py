@@ -67,7 +67,7 @@ def missing_cells(
 def _reason(
     experiment: str, sampler: str, failed: Sequence[FailedCell], blocked: Blocks
 ) -> tuple[State, tuple[str, ...], str]:
-    own = [c for c in failed if (c.experiment, c.sampler) == (experiment, sampler)]
+    own = [one for one in failed if one.cell == (experiment, sampler)]
     if own:
         logs = dict.fromkeys(one.log for one in own if one.log)
         return "failed", tuple(failure_words(own)), ", ".join(logs)

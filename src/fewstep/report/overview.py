@@ -14,6 +14,7 @@ from fewstep.report.inputs import Summary
 from fewstep.report.missing import failure_words
 from fewstep.report.numbers import cost_numbers
 from fewstep.results import FailedCell
+from fewstep.results.failures import by_cell
 
 SYSTEMS = {"tarflow": "TarFlow", "seqrf": "SeqRF", "par": "PAR"}
 _SAME = ["metric", "extractor", "protocol", "n"]
@@ -72,23 +73,20 @@ def overview(
         lines: `headlines` of them.
         failures: seeds that no result has replaced.
     """
-    by_cell = {(s["experiment"], s["sampler"]): s for s in summaries}
-    seeds: dict[tuple[str, str], list[FailedCell]] = {}
-    for one in failures:
-        seeds.setdefault((one.experiment, one.sampler), []).append(one)
+    known = {(s["experiment"], s["sampler"]): s for s in summaries}
+    seeds = by_cell(failures)
     failed = {cell: "; ".join(failure_words(own)) for cell, own in seeds.items()}
     found: dict[str, list[Entry]] = {name: [] for name in SYSTEMS.values()}
     partners = {_partner(line) for line in lines}
     for line in lines:
         cell = line.experiment, line.sampler
         why = failed.pop(cell, line.failed)
-        steps = _steps(by_cell[cell])
+        steps = _steps(known[cell])
         entry = Entry(*cell, line, steps, why, baseline=cell in partners)
-        found.setdefault(_system(by_cell[cell]["system"]), []).append(entry)
+        found.setdefault(_system(known[cell]["system"]), []).append(entry)
     for one in failures:
-        cell = one.experiment, one.sampler
-        if cell in failed:
-            entry = Entry(*cell, None, NONE, failed.pop(cell))
+        if one.cell in failed:
+            entry = Entry(*one.cell, None, NONE, failed.pop(one.cell))
             found.setdefault(_system(one.system), []).append(entry)
     return [
         System(name, entries, _common(entries))

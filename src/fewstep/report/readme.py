@@ -22,6 +22,7 @@ from fewstep.files import read_json, write_bytes, write_json
 from fewstep.report.flows import flow_tables
 from fewstep.report.headline import NONE, number
 from fewstep.report.listings import NAMES, ours
+from fewstep.report.records import rows_by_cell
 from fewstep.report.terminal import terminal_tables
 from fewstep.results import (
     EVALUATIONS,
@@ -170,11 +171,9 @@ def fix(root: Path = ROOT) -> bool:
 
 def _summaries(rows: Rows, timing: Rows) -> Iterator[dict[str, Any]]:
     """Evaluations as their JSON has them, in the rows' order."""
-    cells: dict[Cell, Rows] = {}
-    for row in rows:
-        cells.setdefault((row["experiment"], row["sampler"]), []).append(row)
-    for cell, own in cells.items():
-        clock = [row for row in timing if (row["experiment"], row["sampler"]) == cell]
+    clocks = rows_by_cell(timing)
+    for cell, own in rows_by_cell(rows).items():
+        clock = clocks.get(cell, [])
         yield {**summarize(own), "timing": clock}
 
 

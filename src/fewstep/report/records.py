@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fewstep.report.headline import (
@@ -16,6 +16,7 @@ from fewstep.report.headline import (
 )
 from fewstep.report.inputs import Summary
 from fewstep.results import FailedCell
+from fewstep.results.failures import by_cell
 
 COLUMNS = (
     "experiment",
@@ -49,6 +50,16 @@ COLUMNS = (
 Record = dict[str, Any]
 
 
+def rows_by_cell(
+    rows: Iterable[dict[str, Any]],
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows of a table by experiment and sampler."""
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["experiment"], row["sampler"]), []).append(row)
+    return cells
+
+
 def records(
     summaries: Sequence[Summary],
     failed: Sequence[FailedCell] = (),
@@ -68,10 +79,7 @@ def records(
         _record(cells[line.experiment, line.sampler], line)
         for line in headlines(summaries)
     ]
-    by_cell: dict[tuple[str, str], list[FailedCell]] = {}
-    for cell in failed:
-        by_cell.setdefault((cell.experiment, cell.sampler), []).append(cell)
-    found += [_failed(own) for own in by_cell.values()]
+    found += [_failed(own) for own in by_cell(failed).values()]
     found += [
         _complete(experiment=experiment, sampler=sampler, status="not made yet")
         for experiment, sampler in missing

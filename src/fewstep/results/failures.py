@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,19 @@ class FailedCell:
     job: str
     error: str
     log: str | None = None
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """Experiment and sampler."""
+        return self.experiment, self.sampler
+
+
+def by_cell(failures: Iterable[FailedCell]) -> dict[tuple[str, str], list[FailedCell]]:
+    """The seeds of each cell."""
+    found: dict[tuple[str, str], list[FailedCell]] = {}
+    for one in failures:
+        found.setdefault(one.cell, []).append(one)
+    return found
 
 
 def file_failures(table: Path, cells: Sequence[FailedCell]) -> Change:

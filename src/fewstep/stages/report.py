@@ -94,12 +94,18 @@ def file_rows(spec: dict[str, Any], shared: Path = SHARED) -> None:
 
 def evaluations(spec: dict[str, Any]) -> list[Path]:
     """The evaluations that are there, in the order of the configuration."""
-    paths = [
-        RESULTS / f"{name}_{sampler}_fid.json"
-        for name, samplers in spec["experiments"].items()
-        for sampler in samplers
-    ]
-    return [path for path in paths if path.exists()]
+    return [evaluation(cell) for cell in _there(spec["experiments"])]
+
+
+def evaluation(cell: tuple[str, str]) -> Path:
+    """Where a cell's evaluation lies."""
+    return RESULTS / f"{'_'.join(cell)}_fid.json"
+
+
+def _there(asked: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Cells whose evaluation is there."""
+    cells = [(name, sampler) for name in asked for sampler in asked[name]]
+    return [cell for cell in cells if evaluation(cell).exists()]
 
 
 def build(spec: dict[str, Any], out: Path) -> None:
@@ -145,16 +151,6 @@ def build(spec: dict[str, Any], out: Path) -> None:
             "page": str(out),
         },
     )
-
-
-def _there(asked: dict[str, list[str]]) -> set[tuple[str, str]]:
-    """Cells whose evaluation is there."""
-    return {
-        (name, sampler)
-        for name, samplers in asked.items()
-        for sampler in samplers
-        if (RESULTS / f"{name}_{sampler}_fid.json").exists()
-    }
 
 
 def _reconstructions(spec: dict[str, Any]) -> list[Path]:

@@ -19,6 +19,7 @@ import pandas as pd
 from fewstep import files
 from fewstep.errors import UserError
 from fewstep.report import readme
+from fewstep.report.records import rows_by_cell
 from fewstep.results import (
     EVALUATIONS,
     PUBLISHED,
@@ -127,13 +128,13 @@ def gather(
     Raises:
         UserError: for a word that names no cell.
     """
-    by_cell = _by_cell(_rows(folder, EVALUATIONS))
+    by_cell = rows_by_cell(_rows(folder, EVALUATIONS))
     known = [(n, s) for n, samplers in (configured or {}).items() for s in samplers]
     named = {word: _named(word, [*by_cell, *known]) for word in words}
     chosen = set().union(*named.values()) if words else {*by_cell, *known}
     cells = [cell for cell in in_order(by_cell) if cell in chosen]
     good = [c for c in cells if any(row["status"] == "ok" for row in by_cell[c])]
-    clocks = _by_cell(_rows(folder, TIMING))
+    clocks = rows_by_cell(_rows(folder, TIMING))
     path = folder / f"{STRAIGHTNESS.name}.parquet"
     return Shown(
         summaries=[_summary(by_cell[cell], clocks.get(cell, ())) for cell in good],
@@ -165,14 +166,9 @@ def _left(
     said = []
     if configured is not None and cell[1] not in configured.get(cell[0], ()):
         said.append("not in config.yaml")
-    if ok and not _json(cell).exists():
+    if ok and not report.evaluation(cell).exists():
         said.append("its JSON is gone")
     return "; ".join(said)
-
-
-def _json(cell: Cell) -> Path:
-    """A cell's evaluation."""
-    return report.RESULTS / f"{'_'.join(cell)}_fid.json"
 
 
 def forget(
@@ -194,21 +190,25 @@ def forget(
         raise UserError(
             "names no cell to forget", where="--forget", expected="such as afhq_gsj"
         )
-    by_cell = _by_cell(_rows(report.SHARED, EVALUATIONS))
+    by_cell = rows_by_cell(_rows(report.SHARED, EVALUATIONS))
     chosen = set().union(*(_named(word, list(by_cell)) for word in words))
     for cell in in_order(chosen):
         known = configured is None or cell[1] in configured.get(cell[0], ())
-        if known and _json(cell).exists():
+        if known and report.evaluation(cell).exists():
             raise UserError(
                 "brings the rows of this cell back",
-                where=str(_json(cell)),
+                where=str(report.evaluation(cell)),
                 do="delete it first, then forget the cell",
             )
-    return {cell: _drop(cell) for cell in in_order(chosen)}
+    dropped, kept = {}, set(by_cell)
+    for cell in in_order(chosen):
+        kept.discard(cell)
+        dropped[cell] = _drop(cell, last=all(name != cell[0] for name, _ in kept))
+    return dropped
 
 
-def _drop(cell: Cell) -> int:
-    """Drop a cell's rows; the number of rows."""
+def _drop(cell: Cell, *, last: bool) -> int:
+    """Drop a cell's rows, and its experiment's with the last; the number of rows."""
     count = 0
     group: tuple[str, ...]
     own: tuple[str, ...]
@@ -219,18 +219,12 @@ def _drop(cell: Cell) -> int:
             continue
         if SAMPLER in table.names:
             group, own = (EXPERIMENT, SAMPLER), cell
-        elif _alone(cell):
+        elif last:
             group, own = (EXPERIMENT,), cell[:1]
         else:
             continue
         count += upsert(path, [], replace=group, groups=[own]).removed
     return count
-
-
-def _alone(cell: Cell) -> bool:
-    """Whether the evaluations hold no other cell of its experiment."""
-    cells = _by_cell(_rows(report.SHARED, EVALUATIONS))
-    return not any(name == cell[0] and other != cell[1] for name, other in cells)
 
 
 def renew_readme(
@@ -249,7 +243,7 @@ def renew_readme(
     if not index.exists():
         raise UserError("the demo was not run here", where=str(index), do="make demo")
     wanted = _demo(files.read_json(index)["evaluations"], configured or {})
-    by_cell = _by_cell(_rows(folder, EVALUATIONS))
+    by_cell = rows_by_cell(_rows(folder, EVALUATIONS))
     lacking = [
         "_".join(cell)
         for cell in in_order(wanted)
@@ -305,16 +299,9 @@ def _rows(folder: Path, table: Table) -> list[dict[str, Any]]:
     return read_rows(path, table) if path.exists() else []
 
 
-def _by_cell(rows: Sequence[dict[str, Any]]) -> dict[Cell, list[dict[str, Any]]]:
-    cells: dict[Cell, list[dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault((row["experiment"], row["sampler"]), []).append(row)
-    return cells
-
-
 def _ordered(rows: Sequence[dict[str, Any]], cells: list[Cell]) -> list[dict[str, Any]]:
     """Rows of the table `published` of these cells, in their order."""
-    own = _by_cell(rows)
+    own = rows_by_cell(rows)
     return [
         row
         for cell in cells
