@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -410,6 +411,29 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
         assert process.returncode == 0
     counts = read(path).groupby("experiment").size().to_dict()
     assert counts == {"one": 20, "two": 20}
+
+
+def test_a_table_is_read_whole_while_another_replaces_it(tmp_path: Path) -> None:
+    """Every read gives one of the tables that were there, never parts of two."""
+    path = tmp_path / "training.parquet"
+    few = [training(step) for step in range(3)]
+    many = [training(step, loss=step / 7) for step in range(500)]
+    write_rows(path, TRAINING, few)
+    done = threading.Event()
+
+    def replace_it() -> None:
+        while not done.is_set():
+            write_rows(path, TRAINING, many)
+            write_rows(path, TRAINING, few)
+
+    writer = threading.Thread(target=replace_it)
+    writer.start()
+    try:
+        found = [len(read_rows(path, TRAINING)) for _ in range(200)]
+    finally:
+        done.set()
+        writer.join()
+    assert set(found) <= {len(few), len(many)}
 
 
 def test_kill_in_the_middle_leaves_a_whole_table(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def load(path: Path, table: Table) -> pa.Table:
         UserError: for a missing or broken file, or one of a newer version.
     """
     try:
-        found = pq.read_table(path, partitioning=None)
+        # By name, pyarrow opens it twice: another job may replace it in between.
+        with path.open("rb") as file:
+            found = pq.ParquetFile(file).read()
     except FileNotFoundError as error:
         raise UserError("file not found", where=str(path)) from error
     except (pa.ArrowException, OSError) as error:
