@@ -68,8 +68,7 @@ def load(path: Path, table: Table) -> pa.Table:
     """
     try:
         # By name, pyarrow opens it twice: another job may replace it in between.
-        with path.open("rb") as file:
-            found = pq.ParquetFile(file).read()
+        found = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
     except FileNotFoundError as error:
         raise UserError("file not found", where=str(path)) from error
     except (pa.ArrowException, OSError) as error:
