@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fewstep.tarflow import BlockPlan, Strategy, TarFlow, invert, reverse
 from fewstep.tarflow.guidance import Guidance
-from fewstep.tarflow.inverse import segment_bounds, solve_exact
+from fewstep.tarflow.inverse import invert_block
+from fewstep.tarflow.solve import jacobi_step, segment_bounds, settle, solve_exact
 from tests.tarflow.conftest import random_model
 
 Case = tuple[TarFlow, dict[str, Any]]
@@ -130,11 +131,21 @@ def test_for_equals_the_slow_reference(tiny: TarFlow, guidance: float) -> None:
     torch.testing.assert_close(out, expected, atol=2e-5, rtol=0)
 
 
-plans = st.builds(
-    BlockPlan,
-    segments=st.integers(0, 16),
-    max_jacobi=st.just(16),
-    guess=st.integers(0, 1),
+plans = st.one_of(
+    st.builds(
+        BlockPlan,
+        segments=st.integers(0, 16),
+        max_jacobi=st.just(16),
+        guess=st.integers(0, 1),
+    ),
+    st.builds(BlockPlan, window=st.integers(1, 20), guess=st.integers(0, 1)),
+    st.builds(
+        BlockPlan,
+        segments=st.integers(1, 4),
+        max_jacobi=st.integers(1, 3),
+        refine=st.just(16),
+    ),
+    st.builds(BlockPlan, window=st.integers(1, 8), refine=st.just(16)),
 )
 
 
@@ -148,7 +159,10 @@ plans = st.builds(
 def test_any_schedule_with_enough_iterations_is_for(
     blocks: tuple[BlockPlan, ...], guidance: float, wide: float, seed: int
 ) -> None:
-    """As many iterations as a segment has tokens give For, to 1e-5 of the scale."""
+    """With iterations for every token, all ways end at For, to 1e-5 of the scale.
+
+    So do windows of any width, and drafts that are refined long enough.
+    """
     generator = torch.Generator().manual_seed(seed)
     z = wide * torch.randn(2, 16, 12, generator=generator)
     y = torch.tensor([1, 2])
@@ -160,16 +174,18 @@ def test_any_schedule_with_enough_iterations_is_for(
 
 @settings(max_examples=15, deadline=None)
 @given(
-    segments=st.sampled_from([1, 2, 4]),
+    plan=st.sampled_from(
+        [BlockPlan(g, 16) for g in (1, 2, 4)] + [BlockPlan(window=w) for w in (2, 5, 9)]
+    ),
     tol=st.sampled_from([1e-1, 1e-2, 1e-3]),
     size=st.integers(1, 4),
 )
 def test_a_sample_does_not_depend_on_its_batch(
-    segments: int, tol: float, size: int
+    plan: BlockPlan, tol: float, size: int
 ) -> None:
     """With early stopping too, sample i is the same alone and among others."""
     z = torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(5))
-    strategy = Strategy((BlockPlan(segments, 16),) * 3)
+    strategy = Strategy((plan,) * 3)
     whole = reverse(MODEL, z, strategy=strategy, tol=tol)
     part = reverse(MODEL, z[:size], strategy=strategy, tol=tol)
     torch.testing.assert_close(whole[:size], part, atol=1e-5, rtol=1e-5)
@@ -220,6 +236,94 @@ def test_transient_infinities_do_not_reach_settled_tokens() -> None:
     for segments in (0, 1, 3):
         x = solve_exact(evaluate, z, BlockPlan(segments, 12))
         assert x.abs().max() == 0.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    plan=st.sampled_from(
+        [BlockPlan(window=w) for w in (2, 3, 7)] + [BlockPlan(g, 16) for g in (2, 3)]
+    ),
+    tol=st.sampled_from([0.0, 1e-3, 1e-1]),
+    seed=st.integers(0, 5),
+)
+def test_every_token_is_what_those_before_it_make_of_it(
+    plan: BlockPlan, tol: float, seed: int
+) -> None:
+    """With a cache, no token of the result is further than `tol` from its equation."""
+    z = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(seed))
+    block = MODEL.flows[1]
+    with torch.inference_mode():
+        x, _, _ = invert_block(block, z, None, plan, tol=tol)
+        inside = block.ordered(x)
+        s, u = block.network(inside, block.positions(), block.embedding(None, 3))
+        wanted = jacobi_step(block.ordered(z)[:, 1:], s[:, :-1], u[:, :-1])
+    assert (wanted - inside[:, 1:]).abs().max() <= tol + 1e-5
+
+
+def test_a_window_settles_tokens_that_hardly_move() -> None:
+    """Old values stay as far as nothing moves; the first mover is exact and ends it."""
+    old = torch.zeros(3, 4, 1)
+    new = torch.tensor([[0.0, 0.05, 0.2, 0.3], [0.3, 0.0, 0.0, 0.0], [0.0] * 4])[
+        ..., None
+    ]
+    final = torch.tensor([4, 4, 6])
+    value, now = settle(old, new, torch.arange(5, 9), final, 0.1)
+    assert now.tolist() == [7, 5, 8]
+    assert value[0, :, 0].tolist() == pytest.approx([0.0, 0.0, 0.2, 0.3])
+    assert value[1, :, 0].tolist() == pytest.approx([0.3, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("width", range(2, 16))
+def test_a_window_slides_by_all_that_is_settled(width: int) -> None:
+    """Where the guess is the solution, every step is through with a whole window."""
+    z, steps = torch.randn(3, 16, 2), []
+
+    def evaluate(x: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor]:
+        steps.append(start)
+        return torch.zeros_like(x), torch.zeros_like(x)
+
+    x = solve_exact(evaluate, z, BlockPlan(window=width), tol=1e-3)
+    assert torch.equal(x, z)
+    assert len(steps) == -(-15 // width)
+
+
+def test_without_a_cache_a_sample_settles_whole() -> None:
+    """New values are taken until no token moves more than the tolerance."""
+    old = torch.zeros(2, 3, 1)
+    new = torch.tensor([[0.0, 0.05, 0.2], [0.01, 0.02, 0.03]])[..., None]
+    final = torch.tensor([0, 0])
+    value, now = settle(old, new, torch.arange(1, 4), final, 0.1, cached=False)
+    assert now.tolist() == [1, 3]
+    assert torch.equal(value, new)
+
+
+def test_a_window_takes_fewer_steps_than_tokens(tiny: TarFlow) -> None:
+    """Where tokens settle together a window is through sooner than For."""
+    z = torch.randn(2, 16, 12, generator=torch.Generator().manual_seed(8))
+    gentle = Strategy((BlockPlan(window=8),) * 3)
+    out = invert(MODEL, z, strategy=gentle, tol=1e-2)
+    assert all(step < 15 for step in out.steps)
+    assert (out.images - reverse(MODEL, z)).abs().max() < 0.1
+
+
+def test_a_draft_is_taken_back_to_full_precision() -> None:
+    """A draft alone is as good as bfloat16; refining makes it as good as wanted."""
+    z = torch.randn(2, 16, 12, generator=torch.Generator().manual_seed(9))
+    exact, errors = reverse(MODEL, z), []
+    for refine in (1, 3, 6):
+        strategy = Strategy((BlockPlan(1, 6, refine=refine),) * 3)
+        out = invert(MODEL, z, strategy=strategy)
+        errors.append(float((out.images - exact).abs().max()))
+        assert all(step <= 6 + refine for step in out.steps)
+    assert errors[0] > errors[1] >= errors[2]
+    assert errors[0] < 0.1 and errors[2] < 1e-4
+
+
+def test_means_that_are_missing_are_named(tiny: TarFlow) -> None:
+    """A plan that starts from means cannot run without them."""
+    strategy = Strategy((BlockPlan(1, 4, 2),) * 3)
+    with pytest.raises(ValueError, match="needs the means"):
+        invert(tiny, torch.zeros(1, 16, 12), strategy=strategy)
 
 
 def test_guidance_without_effect_costs_nothing() -> None:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from fewstep.tarflow import Strategy, candidates
+from fewstep.tarflow import BlockPlan, Strategy, TarFlow, candidates, costs
 from fewstep.tarflow import search as searching
-from fewstep.tarflow.candidates import SearchOptions
+from fewstep.tarflow.candidates import SearchOptions, loosest
+from fewstep.tarflow.costs import Costs
+from fewstep.tarflow.means import mean_parameters, read_means, write_means
+from fewstep.tarflow.metrics import Convergence
 from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.search import SearchResult, search
 from fewstep.timing import Timing
@@ -27,7 +30,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     spent = {"seconds": 0.0}
     original = BlockEvaluator.__call__
 
-    def counted(self: BlockEvaluator, x: torch.Tensor, start: int) -> object:
+    def counted(
+        self: BlockEvaluator, x: torch.Tensor, start: int | torch.Tensor
+    ) -> object:
         spent["seconds"] += cost["call"] + cost["token"] * x.shape[1]
         return original(self, x, start)
 
@@ -42,6 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(BlockEvaluator, "__call__", counted)
     monkeypatch.setattr(searching, "alternate", alternate)
     monkeypatch.setattr(candidates, "alternate", alternate)
+    monkeypatch.setattr(costs, "alternate", alternate)
     return cost
 
 
@@ -53,7 +59,9 @@ def run(tolerance: float, precision: str = "fp32") -> SearchResult:
         for seed in (0, 1)
     ]
     igm = [[1.0, 1.1], [1.0, 9.0], [9.0, 1.0]]
-    options = SearchOptions(tolerance, batch=2, segments=(2, 4, 5), repeats=1)
+    options = SearchOptions(
+        tolerance, batch=2, segments=(2, 4, 5), windows=(4, 64), repeats=1
+    )
     return search(sampler, (noise[0], None), (noise[1], None), igm, [1], options)
 
 
@@ -63,7 +71,7 @@ def test_answer_is_within_tolerance_on_held_out_noise(
 ) -> None:
     """The chosen strategy's images differ from For's by at most the tolerance."""
     result = run(tolerance)
-    sampler = TarFlowSampler(MODEL, result.strategy)
+    sampler = TarFlowSampler(MODEL, result.strategy, means=result.means)
     noise = torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(1))
     exact = TarFlowSampler(MODEL, Strategy.sequential(3, 16)).invert(noise, None)
     error = float((sampler.invert(noise, None).images - exact.images).abs().max())
@@ -85,7 +93,7 @@ def test_tokens_cost_makes_it_sequential(clock: dict[str, float]) -> None:
     assert result.strategy == Strategy.sequential(3, 16)
     assert result.error == 0.0
     chosen = [row for row in result.candidates if row.chosen]
-    assert [row.mode for row in chosen] == ["for"] * 3
+    assert [row.plan for row in chosen] == [BlockPlan()] * 3
 
 
 def test_every_candidate_has_a_row_with_its_reason(clock: dict[str, float]) -> None:
@@ -95,19 +103,19 @@ def test_every_candidate_has_a_row_with_its_reason(clock: dict[str, float]) -> N
         rows = [row for row in result.candidates if row.block == block]
         assert sum(row.chosen for row in rows) == 1
         assert all(row.reason for row in rows)
-        assert any(row.mode == "for" for row in rows)
-        assert any(row.mode == "gs-jacobi" for row in rows) == (block == 1)
+        assert any(row.plan.is_for for row in rows)
+        assert any(row.plan.mode == "gs-jacobi" for row in rows) == (block == 1)
+        # 64 tokens are more than there are.
+        assert {row.plan.window for row in rows} == {0, 4}
     # 5 segments do not divide 16 tokens.
-    assert {row.segments for row in result.candidates} == {0, 1, 2, 4}
+    assert {row.plan.segments for row in result.candidates} == {0, 1, 2, 4}
 
 
 def test_guesses_follow_igm(clock: dict[str, float]) -> None:
-    """A clear IGM settles the guess; a close one lets both be tried."""
-    tried = {
-        block: {g for b, g, _, _ in run(1e-2).profile if b == block}
-        for block in range(3)
-    }
-    assert tried == {0: {0, 1}, 1: {0}, 2: {1}}
+    """A clear IGM settles z or zeros, a close one lets both be tried; means always."""
+    profile = run(1e-2).profile
+    tried = {block: {g for b, g, _ in profile if b == block} for block in range(3)}
+    assert tried == {0: {0, 1, 2}, 1: {0, 2}, 2: {1, 2}}
 
 
 def test_unreachable_tolerance_falls_back_to_for(clock: dict[str, float]) -> None:
@@ -115,12 +123,87 @@ def test_unreachable_tolerance_falls_back_to_for(clock: dict[str, float]) -> Non
     result = run(1e-12)
     assert result.strategy == Strategy.sequential(3, 16)
     assert result.error == 0.0
-    assert "For is the cheapest plan" in result.reason
+    assert result.reason.startswith(("For is the fastest plan", "no other plan met"))
 
 
 def test_bf16_is_searched_against_bf16(clock: dict[str, float]) -> None:
     """Curves and pairs are made in the sampler's own precision, so plans converge."""
     result = run(4e-3, precision="bf16")
     assert result.error <= 4e-3
-    reasons = {row.reason for row in result.candidates}
-    assert "does not converge within tolerance" not in reasons
+    assert not any(row.plan.refine for row in result.candidates)
+
+
+@pytest.mark.parametrize(("call", "token"), [(1.0, 0.0), (6.0, 1.0), (0.0, 1.0)])
+def test_no_fixed_strategy_is_faster(
+    clock: dict[str, float], call: float, token: float
+) -> None:
+    """At any cost of calls and tokens the answer beats or equals every fixed plan."""
+    clock.update(call=call, token=token)
+    result, tolerance = run(1e-2), 1e-2
+    noise = torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(1))
+    exact = TarFlowSampler(MODEL, Strategy.sequential(3, 16)).invert(noise, None).images
+    plans = [BlockPlan(1, 16, guess) for guess in (0, 1)]
+    plans += [BlockPlan(), BlockPlan(4, 4), BlockPlan(window=4)]
+    for plan in plans:
+        sampler = TarFlowSampler(MODEL, Strategy((plan,) * 3, 16), tol=tolerance / 2)
+        error = (sampler.invert(noise, None).images - exact).abs().max()
+        out = sampler.invert(noise[:2], None)
+        seconds = sum(out.steps) * call + sum(out.evaluations) * token
+        if error <= tolerance:
+            assert result.seconds <= 1.05 * seconds
+
+
+def test_costs_lie_on_a_line_between_measured_widths() -> None:
+    """What was measured is given back; between two widths the line counts."""
+    found = Costs({1: 1.0, 8: 4.5, 16: 5.0})
+    assert [found.of(n) for n in (1, 8, 16)] == [1.0, 4.5, 5.0]
+    assert found.of(4) == pytest.approx(2.5)
+    assert found.of(12) == pytest.approx(4.75)
+    assert found.whole == 5.0
+
+
+def profile(errors: list[list[float]], moves: list[list[float]]) -> Convergence:
+    """A profile of two samples."""
+    return Convergence(
+        largest=[max(pair) for pair in errors],
+        errors=[torch.tensor(pair) for pair in errors],
+        moves=[torch.tensor(pair) for pair in moves],
+    )
+
+
+def test_the_stopping_tolerance_leaves_every_sample_within_the_error() -> None:
+    """The loosest stop whose worst error holds, and the one below it is taken."""
+    inf = float("inf")
+    curve = profile(
+        [[1.0, 1.0], [0.5, 0.04], [0.05, 0.005], [0.004, 0.0]],
+        [[inf, inf], [0.9, 0.9], [0.5, 0.05], [0.05, 0.005]],
+    )
+    found = loosest(curve, 0.1)
+    assert found is not None
+    tol, ends, error = found
+    # A stop at 0.8 leaves 0.05 of the first sample; 0.4 is one below it.
+    assert tol == pytest.approx(0.4)
+    assert ends.tolist() == [4, 3]
+    assert error == pytest.approx(0.005)
+    assert loosest(curve, 1e-3) is None
+
+
+def test_an_image_answers_to_its_last_block_as_it_is(tiny: TarFlow) -> None:
+    """The gain of block 0 is 1: its x is the image; others' are positive numbers."""
+    noise = torch.randn(2, 16, 12, generator=torch.Generator().manual_seed(3))
+    latents = TarFlowSampler(tiny, Strategy.sequential(3, 16)).invert(noise, None)
+    sampler = TarFlowSampler(tiny, Strategy.sequential(3, 16))
+    gains = searching._gains(sampler, latents.latents, None, 1e-3)
+    assert gains[0] == pytest.approx(1.0, abs=1e-3)
+    assert all(0.1 < gain < 10 for gain in gains)
+
+
+def test_means_come_back_from_json(tiny: TarFlow) -> None:
+    """Means that were written are those that were used, to the bit."""
+    x = torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(4))
+    means = {1: mean_parameters(tiny.flows[1], x, None)}
+    back = read_means(write_means(means), tiny)
+    assert list(back) == [1]
+    for ours, theirs in zip(back[1], means[1], strict=True):
+        assert torch.equal(ours, theirs)
+        assert not ours[0].any()

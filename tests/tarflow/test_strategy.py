@@ -51,9 +51,22 @@ plans = st.one_of(
         BlockPlan, st.sampled_from([1, 2, 4, 8]), st.integers(1, 40), st.integers(0, 1)
     ),
 )
+ways = st.one_of(
+    plans,
+    st.builds(BlockPlan, window=st.integers(1, 20), guess=st.integers(0, 1)),
+    st.builds(
+        BlockPlan,
+        st.sampled_from([1, 2, 4]),
+        st.integers(1, 9),
+        st.integers(0, 1),
+        refine=st.integers(0, 4),
+    ),
+    st.builds(BlockPlan, window=st.integers(2, 9), refine=st.integers(1, 4)),
+    st.builds(BlockPlan, refine=st.integers(1, 4)),
+)
 
 
-@given(blocks=st.lists(plans, min_size=1, max_size=9))
+@given(blocks=st.lists(ways, min_size=1, max_size=9))
 def test_notation_round_trips(blocks: list[BlockPlan]) -> None:
     """What is written reads back as the same strategy, guesses given."""
     strategy = Strategy(tuple(blocks), 16)
@@ -63,11 +76,45 @@ def test_notation_round_trips(blocks: list[BlockPlan]) -> None:
     assert again == strategy
 
 
+def test_windows_and_drafts_read_as_they_are_written() -> None:
+    """`wN` is a window, `a+b` a draft of a iterations and b in full precision."""
+    strategy = Strategy.parse("[0/3-w4/T-1/1+2-3+2]", num_blocks=4, tokens=16)
+    assert strategy.blocks == (
+        BlockPlan(window=4),
+        BlockPlan(1, 3, refine=2),
+        BlockPlan(1, 3, refine=2),
+        BlockPlan(refine=2),
+    )
+    assert str(strategy) == "[0/3-w4/16-1/1+2-3+2]"
+
+
+def test_a_window_has_two_other_names() -> None:
+    """One token wide it is For, as wide as the sequence Jacobi to the end."""
+    narrow, wide = Strategy((BlockPlan(window=1), BlockPlan(window=15)), 16).blocks
+    assert narrow == BlockPlan()
+    assert wide == BlockPlan(1, 16)
+
+
+@pytest.mark.parametrize("wrong", [{"window": -1}, {"refine": -1}, {"guess": 3}])
+def test_impossible_plans_are_refused(wrong: dict[str, int]) -> None:
+    """Negative numbers and unknown guesses raise, and so does a cut window."""
+    with pytest.raises(ValueError, match="must be 0"):
+        BlockPlan(**wrong)
+    with pytest.raises(ValueError, match="no segments"):
+        BlockPlan(2, window=4)
+
+
 @given(blocks=st.lists(plans, min_size=1, max_size=9))
-def test_lists_and_dict_round_trip(blocks: list[BlockPlan]) -> None:
-    """Lists and JSON values keep every plan."""
+def test_lists_round_trip(blocks: list[BlockPlan]) -> None:
+    """The released program's lists keep every plan that it knows."""
     strategy = Strategy(tuple(blocks), 16)
     assert Strategy.from_lists(*strategy.to_lists(), tokens=16) == strategy
+
+
+@given(blocks=st.lists(ways, min_size=1, max_size=9))
+def test_a_dict_keeps_every_plan(blocks: list[BlockPlan]) -> None:
+    """JSON values keep windows and drafts too."""
+    strategy = Strategy(tuple(blocks), 16)
     assert Strategy.from_dict(strategy.to_dict()) == strategy
 
 
@@ -95,7 +142,9 @@ def test_lists_must_have_one_number_a_block() -> None:
         Strategy.from_lists([0, 1], [1], [0, 0])
     with pytest.raises(ValueError, match="guess has 2 entries for 8"):
         Strategy.parse("[7-8-1-1]", num_blocks=8, tokens=64, guess=[0, 1])
-    for plan in ((-1, 1, 0), (1, 0, 0), (1, 1, 2)):
+    with pytest.raises(ValueError, match="zeros"):
+        Strategy.from_lists([1, 1], [1, 1], [0, 2])
+    for plan in ((-1, 1, 0), (1, 0, 0), (1, 1, 3)):
         with pytest.raises(ValueError, match="must be"):
             BlockPlan(*plan)
 

@@ -36,6 +36,8 @@ def check_tarflow(experiment: TarFlowExperiment, path: KeyPath) -> Iterator[Prob
         yield from distinct(key, experiment.search.segments)
         for position, segments in enumerate(experiment.search.segments):
             yield from _check_divides(segments, model.tokens, (*key, position))
+    if experiment.search.windows is not None:
+        yield from distinct((*path, "search", "windows"), experiment.search.windows)
 
 
 def _check_model(model: TarFlowModelSpec, path: KeyPath) -> Iterator[Problem]:

@@ -72,6 +72,9 @@ class RankSpec(Spec):
     """Images a forward pass; no influence beyond rounding."""
 
 
+_WINDOWS = (8, 16, 32, 64)
+
+
 class SearchSpec(Spec):
     """The search for the fastest plan of each block."""
 
@@ -84,6 +87,9 @@ class SearchSpec(Spec):
     """Samples that errors are measured on, and as many others for the verification."""
     segments: Counts | None = None
     """Numbers of segments that are tried (null: powers of two that divide T)."""
+    windows: Counts | None = None
+    """Widths of sliding windows that are tried, in tokens (null: 8, 16, 32, 64, as far
+    as they are shorter than half of the sequence)."""
     max_iterations: Count = 64
     """Most Jacobi iterations that are tried in a segment."""
     tough_factor: Positive = 1.5
@@ -227,10 +233,11 @@ class TarFlowExperiment(ExperimentSpec):
     """Drawing of samples."""
 
     def resolved(self, without: Collection[str] = ()) -> dict[str, Any]:
-        """As every spec's, with the search's segments and each sampler's sampling."""
+        """As every spec's, with what the search tries and each sampler's sampling."""
         value = super().resolved(without)
         if "search" in value:
             value["search"]["segments"] = list(self.search_segments())
+            value["search"]["windows"] = list(self.search_windows())
         for name, sampler in value.get("samplers", {}).items():
             sampler["sampling"] = self.sampling_of(name).resolved()
         return value
@@ -265,6 +272,12 @@ class TarFlowExperiment(ExperimentSpec):
             "temperature": sampling.temperature,
             "self_denoise": sampling.self_denoise,
         }
+
+    def search_windows(self) -> list[int]:
+        """Widths of windows that the search tries."""
+        if self.search.windows is not None:
+            return list(self.search.windows)
+        return [width for width in _WINDOWS if 2 * width < self.model.tokens]
 
     def search_segments(self) -> tuple[int, ...]:
         """Numbers of segments (2 or more, fewer than T) that the search tries."""

@@ -271,7 +271,11 @@ def _plan(row: Mapping[Any, Any]) -> str:
         words += f", window {row['window']}"
     if row["iterations"]:
         words += f", {row['iterations']} iterations"
-    return f"{words} from {row['guess']}"
+    if row["refine"]:
+        words += f" in bfloat16 and {row['refine']} in full precision"
+    if row["stop"]:
+        words += f", until no token moves {error_text(row['stop'])}"
+    return f"{words}, from {row['guess']}"
 
 
 def _value(cell: Any) -> float | None:

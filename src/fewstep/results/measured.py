@@ -59,7 +59,8 @@ BLOCKS = Table(
 
 STRATEGIES = Table(
     name="strategies",
-    description="Every plan that the strategy search measured, chosen or not.",
+    description="Every plan that the strategy search considered, chosen or not.",
+    version=2,
     columns=(
         EXPERIMENT,
         text("sampler", "sampler that the search is for", required=True),
@@ -73,9 +74,12 @@ STRATEGIES = Table(
         _SEGMENTS,
         integer("iterations", "most iterations of a segment; For: 0", required=True),
         integer("window", "tokens in a sliding window; 0: no window", required=True),
-        text("guess", "start: z, zeros, mean, ...; For: none", required=True),
+        integer("refine", "iterations in full precision after a draft in bfloat16"),
+        number("stop", "a sample ends when no token moved more than this"),
+        text("guess", "start: z, zeros, means, ...; For: none", required=True),
         integer("batch", "images in the measured batch", required=True, minimum=1),
-        number("seconds", "one batch: median, s"),
+        number("seconds", "one batch: median, s; empty: ruled out by prediction"),
+        number("predicted", "one batch, from the profile and the costs, s"),
         number("evaluations", "token evaluations per token"),
         number(
             "error", "largest absolute difference to the exact inverse", finite=False

@@ -11,9 +11,10 @@ from fewstep import files
 from fewstep.device import pick_device
 from fewstep.provenance import hardware, threads, utc_now
 from fewstep.results import CONVERGENCE, STRATEGIES
-from fewstep.results.parquet import write_rows
+from fewstep.results.parquet import pick, write_rows
 from fewstep.sampling import labels_for
-from fewstep.tarflow.candidates import SearchOptions
+from fewstep.tarflow.candidates import Candidate, SearchOptions
+from fewstep.tarflow.means import write_means
 from fewstep.tarflow.metrics import GUESSES
 from fewstep.tarflow.sampler import load_sampler
 from fewstep.tarflow.search import SearchResult, search
@@ -63,6 +64,7 @@ def run(
             "source": "search",
             "notation": str(result.strategy),
             "strategy": result.strategy.to_dict(),
+            "means": write_means(result.means),
             "search": {
                 **result.summary(),
                 "tolerance": result.tolerance,
@@ -95,6 +97,7 @@ def _search(
             tolerance=wanted["tolerance"],
             batch=wanted["batch"],
             segments=tuple(wanted["segments"]),
+            windows=tuple(wanted["windows"]),
             repeats=wanted["repeats"],
             max_iterations=wanted["max_iterations"],
         ),
@@ -102,24 +105,18 @@ def _search(
 
 
 def _strategy_rows(here: dict[str, Any], result: SearchResult) -> list[dict[str, Any]]:
-    """A row a candidate, and one (block -1) for the whole strategy."""
-    rows = [
-        STRATEGIES.new_row(
-            **here,
-            block=c.block,
-            mode=c.mode,
-            segments=c.segments,
-            iterations=0 if c.mode == "for" else c.max_jacobi,
-            window=0,
-            guess="none" if c.mode == "for" else c.guess,
-            seconds=c.seconds,
-            error=c.error,
-            tolerance=c.tolerance,
-            chosen=c.chosen,
-            reason=c.reason,
-        )
-        for c in result.candidates
-    ]
+    """A row a candidate, and one (block -1) for the whole strategy.
+
+    Plans that differ only in what the table's key does not name are one row: the
+    chosen one, else the first that had a clock.
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    order = sorted(
+        result.candidates, key=lambda c: (not c.chosen, c.seconds is None, c.predicted)
+    )
+    for c in order:
+        row = _candidate_row(here, c)
+        rows.setdefault(pick(row, STRATEGIES.key), row)
     whole = STRATEGIES.new_row(
         **here,
         block=-1,
@@ -135,29 +132,47 @@ def _strategy_rows(here: dict[str, Any], result: SearchResult) -> list[dict[str,
         reason=result.reason,
         strategy=str(result.strategy),
     )
-    return [*rows, whole]
+    return [*rows.values(), whole]
+
+
+def _candidate_row(here: dict[str, Any], c: Candidate) -> dict[str, Any]:
+    plan = c.plan
+    return STRATEGIES.new_row(
+        **here,
+        block=c.block,
+        mode=plan.mode,
+        segments=plan.segments,
+        iterations=0 if plan.is_for or plan.window else plan.max_jacobi,
+        window=plan.window,
+        refine=plan.refine,
+        stop=plan.tol,
+        guess="none" if plan.is_for else GUESSES[plan.guess],
+        seconds=c.seconds,
+        predicted=c.predicted,
+        error=c.error,
+        tolerance=c.tolerance,
+        chosen=c.chosen,
+        reason=c.reason,
+    )
 
 
 def _profile_rows(
     shared: dict[str, Any], result: SearchResult, samples: int
 ) -> list[dict[str, Any]]:
-    """Error by iteration; of several segments the worst one's."""
-    rows = []
-    for block, guess, segments, curves in result.profile:
-        for k in range(max(len(curve.largest) for curve in curves)):
-            at = [curve for curve in curves if k < len(curve.largest)]
-            rows.append(
-                CONVERGENCE.new_row(
-                    **shared,
-                    block=block,
-                    source="sampling",
-                    start=GUESSES[guess],
-                    segments=segments,
-                    iteration=k + 1,
-                    error_max=max(curve.largest[k] for curve in at),
-                    error_rms=max(curve.rms[k] for curve in at),
-                    error_median=max(curve.median[k] for curve in at),
-                    n=samples,
-                )
-            )
-    return rows
+    """Error of Jacobi by iteration, for every guess."""
+    return [
+        CONVERGENCE.new_row(
+            **shared,
+            block=block,
+            source="sampling",
+            start=GUESSES[guess],
+            segments=1,
+            iteration=k + 1,
+            error_max=curve.largest[k],
+            error_rms=curve.rms[k],
+            error_median=curve.median[k],
+            n=samples,
+        )
+        for block, guess, curve in result.profile
+        for k in range(len(curve.largest))
+    ]

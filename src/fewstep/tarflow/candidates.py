@@ -1,18 +1,26 @@
-"""Plans of one block: which are worth a clock, what they cost, which is taken."""
+"""Plans of one block: what they would cost, which get a clock, which is taken."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fewstep.device import autocast
+from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.inverse import invert_block
-from fewstep.tarflow.metrics import GUESSES, Convergence, iterations_to
+from fewstep.tarflow.metrics import Convergence, convergence
 from fewstep.tarflow.sampler import TarFlowSampler
+from fewstep.tarflow.solve import Means
 from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import Timing, alternate
+
+_CLOCKED = 3  # plans of a block that the clock decides between, beside For
+_REFINING = 6  # iterations after a draft that are looked at
+_NOT_EXACT = "error above tolerance"
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,9 @@ class SearchOptions:
             [-1, 1], so one grey level is 2/255.
         batch: batch size of the clock: the first samples of the calibration noise.
         segments: numbers of segments tried on tough blocks (those that fit T).
+        windows: widths of sliding windows that are tried, in tokens.
         max_iterations: most Jacobi iterations a segment that are tried.
-        margin: iterations added to the number that the calibration noise needed.
+        margin: iterations that a cap leaves above what the calibration noise needed.
         repeats: timed calls of each candidate; the median counts.
         min_gain: a plan replaces For only when it saves this share of its time.
     """
@@ -33,22 +42,21 @@ class SearchOptions:
     tolerance: float = 1 / 255
     batch: int = 16
     segments: tuple[int, ...] = (2, 4, 8)
+    windows: tuple[int, ...] = (8, 16, 32, 64)
     max_iterations: int = 64
-    margin: int = 1
+    margin: int = 2
     repeats: int = 3
     min_gain: float = 0.05
 
 
 @dataclass
 class Candidate:
-    """One plan that was tried on one block; a row of the strategies table."""
+    """One plan that was considered for one block; a row of the strategies table."""
 
     block: int
-    mode: str
-    segments: int
-    max_jacobi: int
-    guess: str
+    plan: BlockPlan
     seconds: float | None
+    predicted: float
     error: float | None
     tolerance: float
     chosen: bool
@@ -56,144 +64,295 @@ class Candidate:
     round: int = 0
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A plan with its predicted seconds and its error on the calibration noise."""
+
+    plan: BlockPlan
+    predicted: float
+    error: float | None
+    reason: str = ""
+
+
 @dataclass
 class BlockCase:
-    """What is known of one block during a search."""
+    """What is known of one block during a search.
+
+    Attributes:
+        number: of the block.
+        x, z: exact input and output (N, T, C) in raster order.
+        y: labels (N,) or None.
+        guesses: worth a try, the most promising first.
+        tough: whether to cut it into segments.
+        means: for the guess from means.
+        gain: largest change of an image for a change of 1 of x.
+        profiles: Jacobi's error by iteration, by guess and iterations of a draft.
+        clocks, errors: what was measured, by plan.
+    """
 
     number: int
-    x: Tensor  # exact input, raster order
-    z: Tensor  # its output
+    x: Tensor
+    z: Tensor
     y: Tensor | None
     guesses: list[int]
     tough: bool
-    curves: dict[tuple[int, int], list[Convergence]] = field(default_factory=dict)
-    measured: dict[BlockPlan, tuple[Timing, float]] = field(default_factory=dict)
+    means: Means
+    gain: float = 1.0
+    profiles: dict[tuple[int, int], Convergence] = field(default_factory=dict)
+    clocks: dict[BlockPlan, Timing] = field(default_factory=dict)
+    errors: dict[BlockPlan, tuple[float, int]] = field(default_factory=dict)
 
 
 def choose(
     sampler: TarFlowSampler,
     block: BlockCase,
     tolerance: float,
+    costs: Costs,
     options: SearchOptions,
     round_number: int,
 ) -> tuple[BlockPlan, list[Candidate]]:
-    """The cheapest plan of one block within `tolerance`, and all that were tried."""
-    rows: list[tuple[BlockPlan, Candidate]] = []
-    for plan, why_not in _plans(block, tolerance, options):
-        row = Candidate(
-            block.number,
-            plan.mode,
-            plan.segments,
-            plan.max_jacobi,
-            GUESSES[plan.guess],
-            None,
-            None,
-            tolerance,
-            chosen=False,
-            reason=why_not,
-            round=round_number,
+    """The fastest plan of one block within `tolerance`, and all that were considered.
+
+    Predictions leave a few plans, and those the clock decides between.
+    """
+    sequential = Tried(BlockPlan(), (block.z.shape[1] - 1) * costs.of(1), 0.0)
+    tried = [sequential, *_jacobi_plans(sampler, block, tolerance, costs, options)]
+    for plan, least in _cached_plans(block, tolerance, costs, options):
+        tried.append(_try(sampler, block, plan, least, tried, costs, tolerance))
+        if tried[-1].reason == _NOT_EXACT and plan.tol is not None:
+            tighter = replace(plan, tol=plan.tol / 4)
+            tried.append(_try(sampler, block, tighter, least, tried, costs, tolerance))
+    fit = [one for one in tried[1:] if not one.reason]
+    best = sorted(fit, key=lambda one: one.predicted)[:_CLOCKED]
+    _clock(sampler, block, [sequential.plan, *(one.plan for one in best)], options)
+    seconds = {one.plan: block.clocks[one.plan].median for one in [sequential, *best]}
+    winner = min(seconds, key=lambda plan: seconds[plan])
+    if seconds[winner] > (1 - options.min_gain) * seconds[sequential.plan]:
+        winner = sequential.plan
+    rows = []
+    for one in tried:
+        reason = one.reason
+        if not reason and one.plan != winner:
+            reason = "slower" if one.plan in seconds else "predicted slower"
+        clocked = seconds.get(one.plan)
+        rows.append(
+            Candidate(
+                block.number,
+                one.plan,
+                clocked,
+                one.predicted,
+                one.error,
+                tolerance,
+                chosen=False,
+                reason=reason,
+                round=round_number,
+            )
         )
-        rows.append((plan, row))
-        if why_not:
-            row.error = _floor(block, plan)
-        else:
-            timing, row.error = _measure(sampler, block, plan, options)
-            row.seconds = timing.median
-    usable = [
-        (plan, row)
-        for plan, row in rows
-        if row.seconds is not None and row.error is not None and row.error <= tolerance
-    ]
-    best_plan, best = min(usable, key=lambda pair: pair[1].seconds or 0.0)
-    sequential = next(row for plan, row in rows if plan.is_for)
-    assert best.seconds is not None
-    assert sequential.seconds is not None
-    if best.seconds > (1 - options.min_gain) * sequential.seconds:
-        best_plan, best = BlockPlan(), sequential
-    for _, row in rows:
-        if row is not best and not row.reason:
-            exact = row.error is not None and row.error <= tolerance
-            row.reason = "slower" if exact else "error above tolerance"
-    return best_plan, [row for _, row in rows]
+    return winner, rows
 
 
-def _plans(
-    block: BlockCase, tolerance: float, options: SearchOptions
-) -> list[tuple[BlockPlan, str]]:
-    """Plans worth a clock, and those that the curves rule out with the reason."""
-    plans: list[tuple[BlockPlan, str]] = [(BlockPlan(), "")]
-    for (segments, guess), curves in sorted(block.curves.items()):
-        lengths = [len(curve.largest) for curve in curves]
-        needed = [iterations_to(curve.largest, tolerance) for curve in curves]
-        if any(k is None for k in needed):
-            plan = BlockPlan(segments, max(lengths), guess)
-            plans.append((plan, "does not converge within tolerance"))
-            continue
-        most = max(k for k in needed if k is not None)
-        size = block.z.shape[1] // segments
-        plan = BlockPlan(segments, min(most + options.margin, size), guess)
-        plans.append((plan, ""))
-    return plans
+# -- Jacobi: everything is in the profile ------------------------------------------
 
 
-def _floor(block: BlockCase, plan: BlockPlan) -> float:
-    """The error at which a plan that is not worth a clock ends."""
-    curves = block.curves[plan.segments, plan.guess]
-    return max(curve.largest[-1] for curve in curves)
+def _jacobi_plans(
+    sampler: TarFlowSampler,
+    block: BlockCase,
+    tolerance: float,
+    costs: Costs,
+    options: SearchOptions,
+) -> Iterator[Tried]:
+    """Jacobi from every guess, and with drafts from the guess that needs least."""
+    tried = []
+    for guess in block.guesses:
+        profile = block.profiles[guess, 0]
+        plan = BlockPlan(1, options.max_iterations, guess)
+        tried.append(_by_profile(profile, plan, tolerance, 0.0, costs, options))
+    yield from tried
+    fit = [one for one in tried if not one.reason]
+    if costs.draft is None or costs.draft > 0.9 * costs.whole or not fit:
+        return
+    least = min(fit, key=lambda one: one.predicted)
+    usual = max(1, round(least.predicted / costs.whole))
+    for draft in range(max(1, usual - 3), usual):
+        profile = _drafted(sampler, block, least.plan.guess, draft, tolerance)
+        plan = BlockPlan(1, draft, least.plan.guess, refine=_REFINING)
+        spent = draft * costs.draft
+        yield _by_profile(profile, plan, tolerance, spent, costs, options)
 
 
-def _measure(
-    sampler: TarFlowSampler, block: BlockCase, plan: BlockPlan, options: SearchOptions
-) -> tuple[Timing, float]:
-    """Median time at the wanted batch and largest error of a plan, measured once."""
-    if plan not in block.measured:
-        timing = alternate(
-            {"plan": lambda: _run(sampler, block, plan, options.batch)},
-            repeats=options.repeats,
-            device=sampler.device,
-        )["plan"]
-        block.measured[plan] = timing, _error(sampler, block, plan)
-    return block.measured[plan]
+def _by_profile(
+    profile: Convergence,
+    plan: BlockPlan,
+    tolerance: float,
+    spent: float,
+    costs: Costs,
+    options: SearchOptions,
+) -> Tried:
+    """The plan with its loosest stopping tolerance and a cap of iterations."""
+    stop = loosest(profile, tolerance)
+    if stop is None:
+        return Tried(
+            plan,
+            spent + len(profile.largest) * costs.whole,
+            profile.largest[-1],
+            "does not converge within tolerance",
+        )
+    tol, ends, error = stop
+    cap = int(ends.max()) + options.margin
+    if plan.refine:
+        plan = BlockPlan(1, plan.max_jacobi, plan.guess, tol, refine=cap)
+    else:
+        plan = BlockPlan(1, cap, plan.guess, tol)
+    batches = torch.split(ends.double(), options.batch)
+    usual = torch.stack([part.max() for part in batches]).mean()
+    return Tried(plan, spent + float(usual) * costs.whole, error)
+
+
+def loosest(
+    profile: Convergence, tolerance: float
+) -> tuple[float, Tensor, float] | None:
+    """Largest stopping tolerance that leaves every sample within `tolerance`.
+
+    A sample ends with the iteration that moves it no more than that. Tried are powers
+    of two times `tolerance`; the answer is one below the largest that would do, for
+    samples that the profile has not seen.
+
+    Returns:
+        tolerance of a move; iterations of each sample (N,); largest error left. None
+        where some sample does not get there in the profile.
+    """
+    errors, moves = torch.stack(profile.errors), torch.stack(profile.moves)
+    fits = []
+    for power in range(3, -7, -1):
+        tol = tolerance * 2.0**power
+        still = moves <= tol
+        if not bool(still.any(dim=0).all()):
+            break
+        ends = still.int().argmax(dim=0)
+        left = float(errors.gather(0, ends[None]).max())
+        if left <= tolerance:
+            fits.append((tol, ends + 1, left))
+            if len(fits) == 2:
+                break
+    return fits[-1] if fits else None
+
+
+def stop_of_profile(tolerance: float) -> float:
+    """Where a profile ends: below any stop that is tried, above float32's noise."""
+    return max(tolerance / 200, 2e-6)
+
+
+def _drafted(
+    sampler: TarFlowSampler, block: BlockCase, guess: int, draft: int, tolerance: float
+) -> Convergence:
+    """The profile of the iterations after a draft, measured once."""
+    if (guess, draft) not in block.profiles:
+        with autocast(sampler.device, sampler.precision):
+            (block.profiles[guess, draft],) = convergence(
+                sampler.model.flows[block.number],
+                block.x,
+                block.z,
+                block.y,
+                guess=guess,
+                iterations=_REFINING,
+                draft=draft,
+                tol=stop_of_profile(tolerance),
+                guidance=sampler.guidance,
+                means=block.means,
+            )
+    return block.profiles[guess, draft]
+
+
+# -- Windows and segments: a run tells -----------------------------------------------
+
+
+def _cached_plans(
+    block: BlockCase, tolerance: float, costs: Costs, options: SearchOptions
+) -> Iterator[tuple[BlockPlan, float]]:
+    """Windows, and segments of tough blocks, with the least they can cost.
+
+    No window settles a token with fewer evaluations than half of what Jacobi spends.
+    """
+    tokens, guess = block.z.shape[1], block.guesses[0]
+    profile = block.profiles[guess, 0]
+    half = max(1.0, sum(e > tolerance for e in profile.largest) / 2)
+    for width in options.windows:
+        if width < tokens - 1:
+            least = tokens / width * min(width, half) * costs.of(width)
+            yield BlockPlan(0, 1, guess, tolerance / 2, window=width), least
+    if not block.tough:
+        return
+    for segments in options.segments:
+        if 1 < segments < tokens and tokens % segments == 0:
+            size = tokens // segments
+            least = segments * min(size, half) * costs.of(size)
+            cap = min(size, options.max_iterations)
+            yield BlockPlan(segments, cap, guess, tolerance / 2), least
+
+
+def _try(
+    sampler: TarFlowSampler,
+    block: BlockCase,
+    plan: BlockPlan,
+    least: float,
+    tried: list[Tried],
+    costs: Costs,
+    tolerance: float,
+) -> Tried:
+    """Run a plan on the calibration noise, unless it cannot be the fastest."""
+    best = min(one.predicted for one in tried if not one.reason)
+    if least > best and plan not in block.errors:
+        return Tried(plan, least, None, "predicted slower")
+    if plan not in block.errors:
+        found, steps = _run(sampler, block, plan, len(block.z))
+        block.errors[plan] = float((found - block.x).abs().max()), steps
+    error, steps = block.errors[plan]
+    width = plan.window or block.z.shape[1] // plan.segments
+    reason = "" if error <= tolerance else _NOT_EXACT
+    return Tried(plan, steps * costs.of(width), error, reason)
 
 
 def _run(
     sampler: TarFlowSampler, block: BlockCase, plan: BlockPlan, batch: int
-) -> Tensor:
-    """Invert the block for the first samples."""
+) -> tuple[Tensor, int]:
+    """Invert the block for the first samples; also the network's calls."""
     y = None if block.y is None else block.y[:batch]
     with torch.inference_mode(), autocast(sampler.device, sampler.precision):
-        out, _, _ = invert_block(
+        out, steps, _ = invert_block(
             sampler.model.flows[block.number],
             block.z[:batch],
             y,
             plan,
             guidance=sampler.guidance,
+            means=block.means,
         )
-    return out
+    return out, steps
 
 
-def _error(sampler: TarFlowSampler, block: BlockCase, plan: BlockPlan) -> float:
-    """Largest error over all samples.
+def _clock(
+    sampler: TarFlowSampler,
+    block: BlockCase,
+    plans: list[BlockPlan],
+    options: SearchOptions,
+) -> None:
+    """Median times of plans in turn at the wanted batch, where one has none yet."""
+    if all(plan in block.clocks for plan in plans):
+        return
+    calls = {
+        str(place): partial(_run, sampler, block, plan, options.batch)
+        for place, plan in enumerate(plans)
+    }
+    clocks = alternate(calls, repeats=options.repeats, device=sampler.device)
+    for place, plan in enumerate(plans):
+        block.clocks[plan] = clocks[str(place)]
 
-    Jacobi's is on its curve. Segments start from what their predecessors left, while
-    their curves start from solved ones, so they are run.
-    """
-    if plan.is_for:
-        return 0.0
-    if plan.segments == 1:
-        (curve,) = block.curves[1, plan.guess]
-        return curve.largest[min(plan.max_jacobi, len(curve.largest)) - 1]
-    found = _run(sampler, block, plan, len(block.z))
-    return float((found - block.x).abs().max())
+
+# -- The rows ------------------------------------------------------------------------
 
 
 def latest(candidates: list[Candidate]) -> list[Candidate]:
     """One row a plan and block: a later round judges the same plan anew."""
-    plans = {
-        (row.block, row.mode, row.segments, row.max_jacobi, row.guess): row
-        for row in candidates
-    }
-    return list(plans.values())
+    return list({(row.block, row.plan): row for row in candidates}.values())
 
 
 def forget(candidates: list[Candidate], reason: str) -> None:
@@ -205,13 +364,8 @@ def forget(candidates: list[Candidate], reason: str) -> None:
 def mark(candidates: list[Candidate], strategy: Strategy) -> None:
     """Mark the plans that are in the answer."""
     for row in candidates:
-        plan = strategy.blocks[row.block]
-        mine = (row.mode, row.segments, row.max_jacobi, row.guess)
-        row.chosen = mine == (
-            plan.mode,
-            plan.segments,
-            plan.max_jacobi,
-            GUESSES[plan.guess],
-        )
+        row.chosen = row.plan == strategy.blocks[row.block]
         if row.chosen:
-            row.reason = "cheapest within tolerance"
+            row.reason = "fastest within tolerance"
+        elif not row.reason:
+            row.reason = "fastest at another split of the tolerance"

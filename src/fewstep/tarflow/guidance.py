@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewstep.tarflow.frozen import FrozenBlock
 from fewstep.tarflow.model import FlowBlock, KeyValueCache
 
 
@@ -42,6 +43,19 @@ class BlockEvaluator:
     Conditional and unconditional rows run as one batch. Where the unconditional pass
     would repeat the conditional one (no labels and temperature 1) it is left out:
     s + g (s - s) = s.
+
+    Args:
+        block: the block.
+        y: labels (B,), -1 = dropped, or None.
+        rows: B.
+        guidance: `UNGUIDED` evaluates the conditional rows alone.
+        cache: keys and values of tokens before a window, of `dtype`.
+        dtype: of the linear layers and the attention; None = the block's, or that of
+            the active autocast. s and u are float32 whatever it is.
+
+    Attributes:
+        guided: whether there are unconditional rows.
+        steps, evaluations: calls, and tokens evaluated, so far.
     """
 
     def __init__(
@@ -51,49 +65,74 @@ class BlockEvaluator:
         rows: int,
         guidance: Guidance,
         cache: KeyValueCache | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> None:
         labelled = y is not None and block.class_embed is not None
         self.guided = guidance.weight > 0 and (labelled or guidance.attn_temp != 1)
-        self.block, self.guidance, self.cache = block, guidance, cache
-        self.positions = block.positions()
-        self.embedding = block.embedding(y, rows)
+        self.cache = cache
+        self.positions = block.positions().detach()
+        self.network = FrozenBlock(block, dtype or compute_dtype(self.positions))
+        embedding = block.embedding(y, rows)
         self.query_scale: Tensor | None = None
         self.steps = self.evaluations = 0
-        if not self.guided:
-            return
-        if self.embedding is not None:
+        if self.guided and embedding is not None:
             unconditional = block.embedding(None, rows)
             assert unconditional is not None
-            self.embedding = torch.cat([self.embedding, unconditional])
+            embedding = torch.cat([embedding, unconditional])
+        self.rows = 2 * rows if self.guided else rows
+        if embedding is None:
+            embedding = self.positions.new_zeros(self.rows, 1, 1)
+        self.embedding = embedding.detach()
+        if not self.guided:
+            return
         if guidance.attn_temp != 1:
-            scale = torch.ones(2 * rows, 1, 1, 1, device=self.positions.device)
+            scale = self.positions.new_ones(2 * rows, 1, 1, 1)
             scale[rows:] = 1 / guidance.attn_temp
-            self.query_scale = scale
+            self.query_scale = scale.to(self.network.dtype)
+        self.strength = _strength(guidance, block, self.positions.device)
 
-    def __call__(self, x: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor]:
         """Parameters s, u (B, n, C) of tokens start+1.. from tokens x (B, n, C)."""
         n = x.shape[1]
         self.steps += 1
         self.evaluations += n
-        s, u = self.block.network(
-            torch.cat([x, x]) if self.guided else x,
-            self.positions[start : start + n],
-            self.embedding,
+        pick: Tensor | slice
+        if isinstance(start, Tensor):
+            pick = start[:, None] + torch.arange(n, device=x.device)
+            copies = self.rows // len(x)
+            start = start.repeat(copies)
+            positions = self.positions[pick].repeat(copies, 1, 1)
+        else:
+            pick = slice(start, start + n)
+            positions = self.positions[pick]
+        out = self.network(
+            x,
+            positions + self.embedding,
             start=start,
             cache=self.cache,
             query_scale=self.query_scale,
         )
-        return self._guide(s, u, start) if self.guided else (s, u)
-
-    def _guide(self, s: Tensor, u: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """s + g (s - s_unc) and u + g (u - u_unc)."""
-        (s, s_unc), (u, u_unc) = s.chunk(2), u.chunk(2)
-        g: float | Tensor = self.guidance.weight
-        if self.guidance.annealed:
-            t = torch.arange(start + 1, start + s.shape[1] + 1, device=s.device)
-            g = g * (t / (self.block.tokens - 1))[:, None]
-        if "a" in self.guidance.what:
-            s = s + g * (s - s_unc)
-        if "c" in self.guidance.what:
-            u = u + g * (u - u_unc)
+        if self.guided:
+            given, free = out.chunk(2)
+            out = torch.addcmul(given, given - free, self.strength[pick])
+        s, u = out.chunk(2, dim=-1)
         return s, u
+
+
+def _strength(guidance: Guidance, block: FlowBlock, device: torch.device) -> Tensor:
+    """g of each entry of s beside u (T, 2C), by the token that it comes from."""
+    tokens, channels = block.tokens, block.proj_out.out_features
+    g = torch.full((tokens,), guidance.weight, device=device)
+    if guidance.annealed:
+        g = g * (torch.arange(1, tokens + 1, device=device) / (tokens - 1))
+    chosen = torch.tensor([name in guidance.what for name in "ac"], device=device)
+    return g[:, None] * chosen.repeat_interleave(channels // 2)
+
+
+def compute_dtype(like: Tensor) -> torch.dtype:
+    """The type that linear layers compute in: the active autocast's, or `like`'s."""
+    kind = like.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return like.dtype

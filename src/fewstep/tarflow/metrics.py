@@ -11,24 +11,20 @@ step contains; and the empirical profile, the error by iteration on exact pairs 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
-from fewstep.tarflow.inverse import (
-    initial_guess,
-    invert_block,
-    jacobi_step,
-    segment_bounds,
-)
+from fewstep.tarflow.inverse import invert_block
 from fewstep.tarflow.model import FlowBlock, TarFlow
+from fewstep.tarflow.solve import Means, initial_guess, jacobi_step, segment_bounds
 from fewstep.tarflow.strategy import BlockPlan
 
 Norm = Literal[1, 2, "fro"]
-GUESSES = ("z", "zeros")
+GUESSES = ("z", "zeros", "means")
 
 
 @dataclass(frozen=True)
@@ -152,11 +148,16 @@ class Convergence:
         largest: largest absolute error over samples and entries (iterations,).
         rms: root mean square error (iterations,).
         median: median over samples of the largest absolute error (iterations,).
+        errors: largest absolute error of each sample, (B,) an iteration.
+        moves: largest move of each sample in the iteration, (B,) an iteration; that of
+            the first is not known.
     """
 
-    largest: list[float]
-    rms: list[float]
-    median: list[float]
+    largest: list[float] = field(default_factory=list)
+    rms: list[float] = field(default_factory=list)
+    median: list[float] = field(default_factory=list)
+    errors: list[Tensor] = field(default_factory=list)
+    moves: list[Tensor] = field(default_factory=list)
 
 
 def convergence(
@@ -168,8 +169,10 @@ def convergence(
     guess: int,
     segments: int = 1,
     iterations: int | None = None,
+    draft: int = 0,
     tol: float = 0.0,
     guidance: Guidance = UNGUIDED,
+    means: Means | None = None,
 ) -> list[Convergence]:
     """Error after every iteration on exact pairs: one run gives them all.
 
@@ -177,35 +180,61 @@ def convergence(
         block: the block.
         x, z: its exact input and output (B, T, C) in raster order.
         y: labels the pair was made with, or None.
-        guess: 0 = z, 1 = zeros.
+        guess: 0 = z, 1 = zeros, 2 = `means`.
         segments: 1 = Jacobi. With more, each segment starts from solved ones.
         iterations: most iterations a segment (default: to the end).
+        draft: iterations in bfloat16 that went before (Jacobi).
         tol: a sample is done once it moved no more than this (see `solve_exact`).
         guidance: the pair's guidance.
+        means: see `initial_guess`.
 
     Returns:
         one `Convergence` a segment.
     """
-    exact = block.ordered(x)
-    tokens = exact.shape[1]
-    bounds = segment_bounds(tokens, segments)
-    found: list[Convergence] = []
-
-    def record(segment: int, _: int, now: Tensor) -> None:
-        if len(found) == segment:
-            found.append(Convergence([], [], []))
-        start, stop = bounds[segment]
-        window = slice(start + 1, stop + 1)
-        error = (now[:, window] - exact[:, window]).abs()
-        worst = error.amax(dim=(1, 2))
-        found[segment].largest.append(float(worst.max()))
-        found[segment].median.append(float(worst.median()))
-        found[segment].rms.append(float(error.square().mean().sqrt()))
-
-    plan = BlockPlan(segments, iterations or tokens, guess)
+    record = _Recorder(block.ordered(x), segments)
+    most = iterations or x.shape[1]
+    plan = BlockPlan(segments, most, guess)
+    if draft:
+        plan = BlockPlan(segments, draft, guess, refine=most)
     with torch.inference_mode():
-        invert_block(block, z, y, plan, guidance=guidance, tol=tol, on_iteration=record)
-    return found
+        invert_block(
+            block,
+            z,
+            y,
+            plan,
+            guidance=guidance,
+            tol=tol,
+            means=means,
+            on_iteration=record,
+        )
+    return record.found
+
+
+class _Recorder:
+    """Notes errors and moves of every iteration; exact: x (B, T, C)."""
+
+    def __init__(self, exact: Tensor, segments: int) -> None:
+        self.exact, self.found = exact, list[Convergence]()
+        self._bounds = segment_bounds(exact.shape[1], segments)
+        self._before: Tensor | None = None
+
+    def __call__(self, segment: int, _: int, now: Tensor) -> None:
+        if len(self.found) == segment:
+            self.found.append(Convergence())
+        start, stop = self._bounds[segment]
+        window, curve = slice(start + 1, stop + 1), self.found[segment]
+        error = (now[:, window] - self.exact[:, window]).abs()
+        worst = error.amax(dim=(1, 2))
+        curve.largest.append(float(worst.max()))
+        curve.median.append(float(worst.median()))
+        curve.rms.append(float(error.square().mean().sqrt()))
+        curve.errors.append(worst)
+        moved = torch.full_like(worst, torch.inf)
+        if self._before is not None:
+            change = (now[:, window] - self._before[:, window]).abs()
+            moved = change.amax(dim=(1, 2))
+        curve.moves.append(moved)
+        self._before = now.clone()
 
 
 def iterations_to(error: list[float], tolerance: float) -> int | None:

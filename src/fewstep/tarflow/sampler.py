@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from fewstep.device import autocast, check_shapes, pick_device
 from fewstep.sampling import Draw
 from fewstep.tarflow.guidance import UNGUIDED, Guidance
 from fewstep.tarflow.inverse import Inversion, Mode, invert, mean_steps
+from fewstep.tarflow.means import read_means
 from fewstep.tarflow.model import TarFlow
+from fewstep.tarflow.solve import Means
 from fewstep.tarflow.strategy import Strategy
 
 
@@ -80,6 +83,7 @@ class TarFlowSampler:
         noise_std: training noise, for self-denoising.
         denoise: multiplier of self-denoising, 0 = off.
         precision: "fp32", or "bf16" autocast.
+        means: of the blocks whose plan starts from means.
     """
 
     model: TarFlow
@@ -91,6 +95,7 @@ class TarFlowSampler:
     noise_std: float = 0.0
     denoise: float = 0.0
     precision: str = "fp32"
+    means: Mapping[int, Means] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -131,6 +136,7 @@ class TarFlowSampler:
                 guidance=self.guidance,
                 mode=self.mode,
                 tol=self.tol,
+                means=self.means,
             )
 
     def draw(self, inputs: tuple[Tensor, Tensor | None]) -> Draw:
@@ -179,10 +185,12 @@ def load_sampler(
     """
     sampling = spec["sampling"]
     model = load_model(spec["model"], checkpoint, pick_device())
-    if plan is None:
-        strategy = Strategy.sequential(len(model.blocks), model.tokens)
-    else:
-        strategy = Strategy.from_dict(files.read_json(plan)["strategy"])
+    strategy = Strategy.sequential(len(model.blocks), model.tokens)
+    means: dict[int, Means] = {}
+    if plan is not None:
+        planned = files.read_json(plan)
+        strategy = Strategy.from_dict(planned["strategy"])
+        means = read_means(planned.get("means", {}), model)
     sampler = TarFlowSampler(
         model,
         strategy,
@@ -198,6 +206,7 @@ def load_sampler(
         noise_std=spec["noise"]["std"],
         denoise=sampling["self_denoise"],
         precision=sampling["precision"],
+        means=means,
     )
     check_shapes(sampler.device, sampler.static_shapes, f"strategy {strategy}")
     return sampler

@@ -1,20 +1,22 @@
-"""The strategy search: per block the cheapest plan within a stated error.
+"""The strategy search: per block the fastest plan within a stated error.
 
-From IGM the initial guess, from CRM the blocks that are tough enough to be cut into
-segments, and from a measured batch everything else: exact pairs of the sampling chain
-give the error by iteration of each candidate (one run gives all iterations), a clock
-gives its cost. What was chosen is verified end to end on noise that the choice has not
-seen; where the error is too large the share of each block shrinks, and in the end there
-is always For, which is exact.
+Exact pairs of the sampling chain give the error of Jacobi by iteration and sample, for
+every guess; a clock gives the cost of evaluating so many tokens at the wanted batch.
+The two predict what a plan costs and how far it is off, and a clock decides between the
+few that are predicted best. The end-to-end error is split over the blocks by how
+strongly an image answers to each. What was chosen is verified on noise that the choice
+has not seen; where the error is too large the shares shrink, where there is room they
+grow, and in the end there is always For, which is exact.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fewstep.device import autocast
@@ -27,15 +29,24 @@ from fewstep.tarflow.candidates import (
     forget,
     latest,
     mark,
+    stop_of_profile,
 )
-from fewstep.tarflow.metrics import GUESSES, Convergence, convergence
+from fewstep.tarflow.costs import Costs, measure_costs
+from fewstep.tarflow.inverse import invert_block
+from fewstep.tarflow.means import mean_parameters
+from fewstep.tarflow.metrics import Convergence, convergence
 from fewstep.tarflow.sampler import TarFlowSampler
-from fewstep.tarflow.strategy import Strategy
+from fewstep.tarflow.solve import Means
+from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import alternate
 
 logger = logging.getLogger(__name__)
 
-_ROUNDS = 5
+_ROUNDS = 6
+_ROOM = 0.5  # of the tolerance: with an error below it the shares grow
+_CLOCKED = 5  # evaluations of each width at least: they are short
+_PROBED = 4  # samples whose images tell how strongly they answer to a block
+_PROBE = 6  # Jacobi iterations that carry a small change through a block
 _IGM_TIE = 1.25  # guesses this close are both tried: IGM does not decide there
 
 
@@ -46,17 +57,19 @@ class SearchResult:
     Attributes:
         strategy: chosen plan of each block.
         candidates: everything tried.
-        profile: (block, guess, segments, curve of each segment) of the sampling chain.
+        profile: (block, guess, curve of Jacobi) of the sampling chain.
+        means: of the blocks whose plan starts from means.
         error: largest end-to-end error on held-out noise.
         seconds, seconds_for: of the chosen strategy and of For, in turn, same noise.
         tolerance: the bound on that error.
-        block_tolerance: error share that the chosen plans met.
+        block_tolerance: largest error in a block that the chosen plans were allowed.
         reason: why this strategy, in words.
     """
 
     strategy: Strategy
     candidates: list[Candidate]
-    profile: list[tuple[int, int, int, list[Convergence]]]
+    profile: list[tuple[int, int, Convergence]]
+    means: dict[int, Means]
     error: float
     seconds: float
     seconds_for: float
@@ -97,15 +110,23 @@ def search(
         options: see `SearchOptions`.
     """
     sequential = Strategy.sequential(len(sampler.model.flows), sampler.model.tokens)
-    blocks = _prepare(sampler, calibration, igm, tough, options)
+    latents = _with(sampler, sequential).invert(*calibration).latents
+    costs = _costs(sampler, latents[-1], calibration[1], options)
+    blocks = _prepare(sampler, latents, calibration[1], igm, tough, costs, options)
     strategy, error, share, candidates = _within_tolerance(
-        sampler, blocks, held_out, options
+        sampler, blocks, held_out, costs, options
     )
-    seconds, seconds_for = _race(sampler, (strategy, sequential), held_out, options)
+    means = {
+        block.number: block.means
+        for block, plan in zip(blocks, strategy.blocks, strict=True)
+        if plan.guess == 2
+    }
+    rivals = strategy, sequential
+    seconds, seconds_for = _race(sampler, rivals, means, held_out, options)
     reason = f"error {error:.2g} within {options.tolerance:.2g}"
     if strategy == sequential:
         seconds = seconds_for  # the same plan: what differs is noise
-        reason = "For is the cheapest plan of every block within the tolerance"
+        reason = "For is the fastest plan of every block within the tolerance"
     if share == 0.0:
         reason = f"no other plan met {options.tolerance:.2g} on held-out noise"
     if strategy != sequential and seconds > (1 - options.min_gain) * seconds_for:
@@ -114,12 +135,13 @@ def search(
             f"For {seconds_for:.3g} s"
         )
         forget(candidates, "the whole strategy is not faster than For")
-        strategy, error, seconds = sequential, 0.0, seconds_for
+        strategy, error, seconds, means = sequential, 0.0, seconds_for, {}
     mark(candidates, strategy)
     return SearchResult(
         strategy,
         latest(candidates),
         _curves(blocks),
+        means,
         error,
         seconds,
         seconds_for,
@@ -129,16 +151,33 @@ def search(
     )
 
 
+def _costs(
+    sampler: TarFlowSampler, x: Tensor, y: Tensor | None, options: SearchOptions
+) -> Costs:
+    """What evaluations cost at the wanted batch; x are inputs of block 0."""
+    widths = [*options.windows]
+    widths += [sampler.model.tokens // g for g in options.segments if g > 1]
+    return measure_costs(
+        sampler,
+        x[: options.batch],
+        None if y is None else y[: options.batch],
+        widths,
+        drafts=sampler.precision == "fp32",
+        repeats=max(_CLOCKED, options.repeats),
+    )
+
+
 def _race(
     sampler: TarFlowSampler,
     rivals: tuple[Strategy, Strategy],
+    means: Mapping[int, Means],
     held_out: tuple[Tensor, Tensor | None],
     options: SearchOptions,
 ) -> tuple[float, float]:
     """Median seconds of two whole strategies in turn, at the wanted batch size."""
     z, y = held_out[0][: options.batch], held_out[1]
     y = None if y is None else y[: options.batch]
-    samplers = [_with(sampler, strategy) for strategy in rivals]
+    samplers = [_with(sampler, strategy, means) for strategy in rivals]
     timings = alternate(
         {
             "one": lambda: samplers[0].invert(z, y),
@@ -154,105 +193,155 @@ def _within_tolerance(
     sampler: TarFlowSampler,
     blocks: list[BlockCase],
     held_out: tuple[Tensor, Tensor | None],
+    costs: Costs,
     options: SearchOptions,
 ) -> tuple[Strategy, float, float, list[Candidate]]:
-    """Cheapest plans whose end-to-end error holds on held-out noise, else For.
+    """Fastest plans whose end-to-end error holds on held-out noise, else For.
 
     Returns:
-        strategy, its error, the blocks' share of the tolerance (0: no plan but For
-        held), all candidates.
+        strategy, its error, the largest tolerance of a block (0: no plan but For held),
+        all candidates.
     """
     sequential = Strategy.sequential(len(blocks), sampler.model.tokens)
     exact = _with(sampler, sequential).invert(*held_out).images
-    share, candidates = options.tolerance, []
+    means = {block.number: block.means for block in blocks}
+    # Errors of blocks seldom meet in one value with one sign.
+    scale, grown, candidates = 2.0, False, list[Candidate]()
+    best: tuple[Strategy, float, float, list[Candidate]] | None = None
+    before: Strategy | None = None
     for round_number in range(_ROUNDS):
-        strategy = sequential
-        for block in blocks:
-            plan, tried = choose(sampler, block, share, options, round_number)
+        shares = [
+            scale * options.tolerance / (len(blocks) * block.gain) for block in blocks
+        ]
+        strategy, tried = sequential, list[Candidate]()
+        for block, share in zip(blocks, shares, strict=True):
+            plan, rows = choose(sampler, block, share, costs, options, round_number)
             strategy = strategy.with_block(block.number, plan)
-            candidates += tried
-        images = _with(sampler, strategy).invert(*held_out).images
+            tried += rows
+        images = _with(sampler, strategy, means).invert(*held_out).images
         error = float((images - exact).abs().max())
         logger.info("round %d: %s, error %.2g", round_number, strategy, error)
+        candidates += tried
         if error <= options.tolerance:
-            return strategy, error, share, candidates
-        forget(candidates, f"end-to-end error {error:.2g} on held-out noise")
-        share /= 4
-    return sequential, 0.0, 0.0, candidates
+            best = strategy, error, max(shares), candidates
+            # More room makes iterations fewer only where the error leaves some.
+            settled = strategy in (before, sequential)
+            if error > _ROOM * options.tolerance or settled:
+                break
+            before = strategy
+            scale, grown = 2 * scale, True
+            continue
+        forget(tried, f"end-to-end error {error:.2g} on held-out noise")
+        if grown:
+            break
+        scale *= min(0.5, 0.7 * options.tolerance / error)
+    return best or (sequential, 0.0, 0.0, candidates)
 
 
-def _curves(
-    blocks: list[BlockCase],
-) -> list[tuple[int, int, int, list[Convergence]]]:
-    """(block, guess, segments, curve of each segment)."""
+def _curves(blocks: list[BlockCase]) -> list[tuple[int, int, Convergence]]:
+    """(block, guess, curve); those after a draft say nothing of Jacobi itself."""
     return [
-        (block.number, guess, segments, curves)
+        (block.number, guess, curve)
         for block in blocks
-        for (segments, guess), curves in sorted(block.curves.items())
+        for (guess, draft), curve in sorted(
+            block.profiles.items(), key=lambda item: item[0]
+        )
+        if not draft
     ]
 
 
-def _with(sampler: TarFlowSampler, strategy: Strategy) -> TarFlowSampler:
+def _with(
+    sampler: TarFlowSampler,
+    strategy: Strategy,
+    means: Mapping[int, Means] | None = None,
+) -> TarFlowSampler:
     """The same sampler with another strategy, exact and without denoising."""
     return TarFlowSampler(
-        sampler.model, strategy, sampler.guidance, precision=sampler.precision
+        sampler.model,
+        strategy,
+        sampler.guidance,
+        precision=sampler.precision,
+        means=means or {},
     )
 
 
 def _prepare(
     sampler: TarFlowSampler,
-    calibration: tuple[Tensor, Tensor | None],
+    latents: list[Tensor],
+    y: Tensor | None,
     igm: Sequence[Sequence[float]],
     tough: Sequence[int],
+    costs: Costs,
     options: SearchOptions,
 ) -> list[BlockCase]:
     """Exact pairs of the sampling chain and the error curves of each block."""
     count = len(sampler.model.flows)
-    chain = _with(sampler, Strategy.sequential(count, sampler.model.tokens)).invert(
-        *calibration
-    )
+    gains = _gains(sampler, latents, y, options.tolerance)
+    # What costs twice as much as For need not be looked at.
+    most = 2 * (sampler.model.tokens - 1) * costs.of(1) / costs.whole
     blocks = []
     progress = Progress("search: profile", count, every=2.0)
-    for number in range(count):
-        z, x = chain.latents[count - 1 - number], chain.latents[count - number]
-        block = BlockCase(
-            number,
-            x,
-            z,
-            calibration[1],
-            _guesses(igm[number]),
-            number in tough,
+    for number, block in enumerate(sampler.model.flows):
+        z, x = latents[count - 1 - number], latents[count - number]
+        with autocast(sampler.device, sampler.precision):
+            means = mean_parameters(block, x, y, sampler.guidance)
+        case = BlockCase(
+            number, x, z, y, [2, *_guesses(igm[number])], number in tough, means
         )
-        for guess in block.guesses:
-            for segments in _segment_choices(sampler, block, options):
-                with autocast(sampler.device, sampler.precision):
-                    block.curves[segments, guess] = convergence(
-                        sampler.model.flows[number],
-                        x,
-                        z,
-                        calibration[1],
-                        guess=guess,
-                        segments=segments,
-                        iterations=options.max_iterations,
-                        tol=options.tolerance / 1000,
-                        guidance=sampler.guidance,
-                    )
-        blocks.append(block)
+        case.gain = gains[number]
+        for guess in case.guesses:
+            with autocast(sampler.device, sampler.precision):
+                (case.profiles[guess, 0],) = convergence(
+                    block,
+                    x,
+                    z,
+                    y,
+                    guess=guess,
+                    iterations=max(2, min(options.max_iterations, int(most) + 1)),
+                    tol=stop_of_profile(options.tolerance),
+                    guidance=sampler.guidance,
+                    means=means,
+                )
+        blocks.append(case)
         progress.advance()
     return blocks
 
 
 def _guesses(igm: Sequence[float]) -> list[int]:
     """The guess of smaller IGM first; the other too where they are close."""
-    order = sorted(range(len(GUESSES)), key=lambda g: igm[g])
+    order = sorted(range(len(igm)), key=lambda g: igm[g])
     close = igm[order[1]] <= _IGM_TIE * igm[order[0]]
     return order if close else order[:1]
 
 
-def _segment_choices(
-    sampler: TarFlowSampler, block: BlockCase, options: SearchOptions
-) -> list[int]:
-    """Jacobi for every block, segments for tough ones."""
-    tokens = sampler.model.tokens
-    fitting = [g for g in options.segments if 1 < g < tokens and tokens % g == 0]
-    return [1, *fitting] if block.tough else [1]
+def _gains(
+    sampler: TarFlowSampler, latents: list[Tensor], y: Tensor | None, size: float
+) -> list[float]:
+    """Largest change of an image for a change of 1 of each block's x.
+
+    A small change of the tolerance's size, of random signs, is carried down the chain
+    by a few Jacobi iterations from the exact solution.
+    """
+    count, probed = len(sampler.model.flows), min(_PROBED, len(latents[0]))
+    labels = None if y is None else y[:probed]
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, latents[0][:probed].shape, generator=generator)
+    change = ((2 * signs - 1) * size).to(latents[0])
+    changed: list[Tensor] = []  # the changes so far, made after block n-1, n-2, …
+    for number in reversed(range(count)):
+        x = latents[count - number][:probed]
+        if changed:
+            with torch.inference_mode(), autocast(sampler.device, sampler.precision):
+                moved, _, _ = invert_block(
+                    sampler.model.flows[number],
+                    torch.cat(changed),
+                    None if labels is None else labels.repeat(len(changed)),
+                    BlockPlan(1, _PROBE),
+                    guidance=sampler.guidance,
+                    start_from=x.repeat(len(changed), 1, 1),
+                )
+            changed = list(moved.chunk(len(changed)))
+        changed.append(x + change)
+    exact = latents[-1][:probed]
+    answers = [float((one - exact).abs().max()) / size for one in changed]
+    return [max(answer, 1e-3) for answer in reversed(answers)]

@@ -6,6 +6,11 @@ iterated at most `J` times; every other block is one segment (plain Jacobi) of a
 `Else` iterations. Several stacked blocks may have a `GS` and a `J` each, separated by
 slashes in the order of `Stack`: `[0/7-256/8-1/13-6]`. A block cut into as many segments
 as it has tokens is solved token by token: `For`.
+
+Two things are fewstep's own. `wN` in place of a number of segments is a window of N
+tokens that slides over the sequence as fast as its tokens settle (its J says nothing).
+`a+b` in place of a number of iterations solves the block in bfloat16 first and then
+takes b Jacobi iterations over the whole sequence in full precision: `[7-w32-1+2-3+2]`.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from typing import Any
 FOR = 0
 """`BlockPlan.segments` of the sequential solver."""
 
-_GUESSES = ("z", "zeros")
+_GUESSES = ("z", "zeros", "means")
 
 
 @dataclass(frozen=True)
@@ -31,32 +36,55 @@ class BlockPlan:
             g > 1 = g segments one after the other with Jacobi inside (GS-Jacobi).
         max_jacobi: most iterations in each segment (For: always 1).
         guess: where the iteration starts: 0 = the block's input z, 1 = zeros with
-            the first token kept.
-        tol: stop when no entry of the sample moved more than this (None: the
+            the first token kept, 2 = z exp(E[s]) + E[u] with the means of a calibration
+            batch (what a search finds; exact mode only).
+        tol: tokens whose entries moved no more than this are settled (None: the
             caller's tolerance).
+        window: tokens of a window that slides over the sequence, in place of segments;
+            it goes on until all tokens are settled. 0 = none.
+        refine: b > 0 = what is above is a draft in bfloat16, and b Jacobi iterations
+            over the whole sequence follow in full precision. 0 = no draft.
     """
 
     segments: int = FOR
     max_jacobi: int = 1
     guess: int = 0
     tol: float | None = None
+    window: int = 0
+    refine: int = 0
 
     def __post_init__(self) -> None:
         if self.segments < 0:
             raise ValueError(f"segments must be 0 or more, not {self.segments}")
-        if self.guess not in (0, 1):
-            raise ValueError(f"guess must be 0 (z) or 1 (zeros), not {self.guess}")
+        if self.guess not in (0, 1, 2):
+            raise ValueError(
+                f"guess must be 0 (z), 1 (zeros) or 2 (means), not {self.guess}"
+            )
         if self.max_jacobi < 1:
             raise ValueError(f"max_jacobi must be 1 or more, not {self.max_jacobi}")
+        if self.window < 0 or self.refine < 0:
+            raise ValueError(
+                "window and refine must be 0 or more, "
+                f"not {self.window} and {self.refine}"
+            )
+        if self.window and self.segments:
+            raise ValueError("a window slides over the whole sequence: no segments")
 
     @property
     def is_for(self) -> bool:
         """Whether the block is solved token by token."""
-        return self.segments == FOR
+        return self.segments == FOR and not self.window
+
+    @property
+    def iterations(self) -> str:
+        """Iterations in the notation: `a`, or `a+b` after a draft."""
+        return str(self.max_jacobi) + (f"+{self.refine}" if self.refine else "")
 
     @property
     def mode(self) -> str:
-        """`for`, `jacobi` or `gs-jacobi`."""
+        """`for`, `window`, `jacobi` or `gs-jacobi`."""
+        if self.window:
+            return "window"
         return ("for", "jacobi")[self.segments] if self.segments < 2 else "gs-jacobi"
 
 
@@ -101,6 +129,8 @@ class Strategy:
                 "num_gs, max_jacobi and guess must have one number a block, but have "
                 f"{len(num_gs)}, {len(max_jacobi)} and {len(guess)}"
             )
+        if not set(guess) <= {0, 1}:
+            raise ValueError(f"guess must be 0 (z) or 1 (zeros) here, not {guess}")
         rows = zip(num_gs, max_jacobi, guess, strict=True)
         plans = [
             BlockPlan(g, j, s) if g > 0 and g != tokens else BlockPlan()
@@ -129,7 +159,7 @@ class Strategy:
         """Read `[Stack-GS-J-Else]`, or `For`.
 
         Args:
-            text: the notation; GS may be `T` for the number of tokens.
+            text: the notation; GS may be `T` for the number of tokens, or a window.
             num_blocks: number of blocks of the model.
             tokens: sequence length T; every GS must divide it.
             guess: one of 0 / 1 a block in the released order (last block first); the
@@ -140,37 +170,49 @@ class Strategy:
         """
         if text.strip().lower() == "for":
             return cls.sequential(num_blocks, tokens)
-        stack, segments, jacobi, other = _read_notation(text, tokens)
-        _check_notation(text, stack, segments, other, num_blocks, tokens)
+        stack, ways, jacobi, other = _read_notation(text, tokens)
+        _check_notation(text, stack, ways, other, num_blocks, tokens)
         guesses = [0] * num_blocks if guess is None else list(guess)[::-1]
         if len(guesses) != num_blocks:
             raise ValueError(
                 f"guess has {len(guesses)} entries for {num_blocks} blocks"
             )
-        plans = [BlockPlan(1, max(other, 1), g) for g in guesses]
-        for block, g, j in zip(stack, segments, jacobi, strict=True):
-            plans[block] = BlockPlan(g, j, guesses[block])
+        plans = [BlockPlan(1, max(other[0], 1), g, refine=other[1]) for g in guesses]
+        for block, (segments, window), (j, refine) in zip(
+            stack, ways, jacobi, strict=True
+        ):
+            plans[block] = BlockPlan(
+                segments, j, guesses[block], window=window, refine=refine
+            )
         return cls(tuple(plans), tokens)
 
     def __str__(self) -> str:
         """The notation; `For` when every block is sequential."""
-        if all(plan.is_for for plan in self.blocks):
+        if all(plan == BlockPlan() for plan in self.blocks):
             return "For"
-        counts = Counter(p.max_jacobi for p in self.blocks if p.segments == 1)
+        counts = Counter(
+            (p.max_jacobi, p.refine) for p in self.blocks if p.segments == 1
+        )
         # The most frequent count, the larger one on a tie, so the text is unique.
-        other = max(counts, key=lambda j: (counts[j], j)) if counts else 0
+        other = max(counts, key=lambda j: (counts[j], j)) if counts else None
         stack = [
             (number, plan)
             for number, plan in enumerate(self.blocks)
-            if plan.segments != 1 or plan.max_jacobi != other
+            if plan.segments != 1 or (plan.max_jacobi, plan.refine) != other
         ]
+        rest = "0"
+        if other is not None:
+            rest = BlockPlan(1, other[0], refine=other[1]).iterations
         if not stack:  # plain Jacobi everywhere: name one block so that it parses
             stack = [(0, self.blocks[0])]
         full = "T" if self.tokens is None else str(self.tokens)
         numbers = "/".join(str(number) for number, _ in stack)
-        segments = [full if plan.is_for else str(plan.segments) for _, plan in stack]
-        jacobi = [str(plan.max_jacobi) for _, plan in stack]
-        return f"[{numbers}-{_folded(segments)}-{_folded(jacobi)}-{other}]"
+        ways = [
+            full if p.is_for else f"w{p.window}" if p.window else str(p.segments)
+            for _, p in stack
+        ]
+        jacobi = [plan.iterations for _, plan in stack]
+        return f"[{numbers}-{_folded(ways)}-{_folded(jacobi)}-{rest}]"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON value that `from_dict` reads back, with the notation for people."""
@@ -185,6 +227,8 @@ class Strategy:
                     "max_jacobi": plan.max_jacobi,
                     "guess": _GUESSES[plan.guess],
                     "tol": plan.tol,
+                    "window": plan.window,
+                    "refine": plan.refine,
                 }
                 for number, plan in enumerate(self.blocks)
             ],
@@ -199,6 +243,8 @@ class Strategy:
                 row["max_jacobi"],
                 _GUESSES.index(row["guess"]),
                 row["tol"],
+                row["window"],
+                row["refine"],
             )
             for row in value["blocks"]
         )
@@ -211,9 +257,17 @@ class Strategy:
 
 
 def _normalised(plan: BlockPlan, tokens: int | None) -> BlockPlan:
-    """One writing for For: no segments, one iteration, the guess without meaning."""
-    if plan.is_for or (tokens is not None and plan.segments >= tokens):
-        return BlockPlan()
+    """One writing for one way: a window of 1 is For, one of all tokens is Jacobi.
+
+    For has no segments, one iteration, and a guess without meaning.
+    """
+    if tokens is not None and plan.window >= tokens - 1 > 0:
+        return replace(plan, segments=1, max_jacobi=tokens, window=0)
+    if plan.window > 1:
+        return replace(plan, max_jacobi=1)
+    full = tokens is not None and plan.segments >= tokens
+    if plan.is_for or plan.window or full:
+        return BlockPlan(tol=plan.tol if plan.refine else None, refine=plan.refine)
     return plan
 
 
@@ -224,12 +278,13 @@ def _folded(values: Sequence[str]) -> str:
 
 def _read_notation(
     text: str, tokens: int
-) -> tuple[list[int], list[int], list[int], int]:
-    """The four fields; GS and J repeated for every stacked block."""
-    number = r"(?:\d+)(?:/\d+)*"
-    segments = r"(?:\d+|T)(?:/(?:\d+|T))*"
+) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]], tuple[int, int]]:
+    """Blocks, (segments, window) and (J, refining J) of each, J of the others."""
+    number, count = r"\d+(?:/\d+)*", r"\d+(?:\+\d+)?"
+    way = r"(?:w?\d+|T)(?:/(?:w?\d+|T))*"
     match = re.fullmatch(
-        rf"\[({number})-({segments})-({number})-(\d+)\]", text.strip().replace(" ", "")
+        rf"\[({number})-({way})-({count}(?:/{count})*)-({count})\]",
+        text.strip().replace(" ", ""),
     )
     if not match:
         raise ValueError(
@@ -237,24 +292,41 @@ def _read_notation(
             "[0/7-256/8-1/13-6], nor For"
         )
     stack = [int(part) for part in match[1].split("/")]
-    fields = []
-    for name, field in (("GS", match[2]), ("J", match[3])):
-        values = [tokens if part == "T" else int(part) for part in field.split("/")]
-        if len(values) == 1:
-            values *= len(stack)
-        if len(values) != len(stack):
+    fields = {"GS": match[2].split("/"), "J": match[3].split("/")}
+    for name, values in fields.items():
+        if len(values) not in (1, len(stack)):
             raise ValueError(
                 f"{text!r}: {name} has {len(values)} numbers for {len(stack)} blocks"
             )
-        fields.append(values)
-    return stack, fields[0], fields[1], int(match[4])
+    ways = [_way(part, tokens) for part in fields["GS"]]
+    counts = [_count(part) for part in fields["J"]]
+    # One number stands for every stacked block.
+    return (
+        stack,
+        ways * (len(stack) // len(ways)),
+        counts * (len(stack) // len(counts)),
+        _count(match[4]),
+    )
+
+
+def _way(part: str, tokens: int) -> tuple[int, int]:
+    """`8`, `T` or `w32` as segments and window."""
+    if part.startswith("w"):
+        return FOR, int(part[1:])
+    return tokens if part == "T" else int(part), 0
+
+
+def _count(part: str) -> tuple[int, int]:
+    """`6` or `3+2` as iterations and refining iterations."""
+    first, _, second = part.partition("+")
+    return int(first), int(second or 0)
 
 
 def _check_notation(
     text: str,
     stack: list[int],
-    segments: list[int],
-    other: int,
+    ways: list[tuple[int, int]],
+    other: tuple[int, int],
     num_blocks: int,
     tokens: int,
 ) -> None:
@@ -265,8 +337,10 @@ def _check_notation(
             raise ValueError(
                 f"{text!r}: block {block} does not exist (blocks 0 to {num_blocks - 1})"
             )
-    for g in segments:
-        if g < 1 or tokens % g:
-            raise ValueError(f"{text!r}: {g} segments do not divide {tokens} tokens")
-    if other < 1 and len(stack) < num_blocks:
+    for segments, window in ways:
+        if not window and (segments < 1 or tokens % segments):
+            raise ValueError(
+                f"{text!r}: {segments} segments do not divide {tokens} tokens"
+            )
+    if other[0] < 1 and len(stack) < num_blocks:
         raise ValueError(f"{text!r}: Else must be 1 or more iterations")

@@ -1,0 +1,92 @@
+"""What evaluating so many tokens costs at a batch size, by the clock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fewstep.device import autocast
+from fewstep.tarflow.guidance import BlockEvaluator
+from fewstep.tarflow.inverse import make_evaluator
+from fewstep.tarflow.sampler import TarFlowSampler
+from fewstep.timing import alternate
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one evaluation of a block.
+
+    Attributes:
+        seconds: of n tokens in the middle of the sequence, by n, ascending.
+        draft: of the whole sequence in bfloat16; None: not measured.
+    """
+
+    seconds: dict[int, float]
+    draft: float | None = None
+
+    def of(self, n: int) -> float:
+        """Seconds of n tokens: measured, or on the line between two that were."""
+        widths = list(self.seconds)
+        if n in self.seconds:
+            return self.seconds[n]
+        right = min(max(bisect_left(widths, n), 1), len(widths) - 1)
+        low, high = widths[right - 1], widths[right]
+        share = (n - low) / (high - low)
+        return (1 - share) * self.seconds[low] + share * self.seconds[high]
+
+    @property
+    def whole(self) -> float:
+        """Seconds of the whole sequence."""
+        return self.seconds[max(self.seconds)]
+
+
+def measure_costs(
+    sampler: TarFlowSampler,
+    x: Tensor,
+    y: Tensor | None,
+    widths: Sequence[int],
+    *,
+    drafts: bool,
+    repeats: int,
+) -> Costs:
+    """Take the time of evaluations of a few widths; all blocks have the same shape.
+
+    Args:
+        sampler: model, guidance and precision.
+        x: inputs of block 0 (B, T, C) in raster order, as many as the batch.
+        y: their labels or None.
+        widths: numbers of tokens, beside 1 and the whole sequence.
+        drafts: whether to time bfloat16 too.
+        repeats: timed calls of each.
+    """
+    block = sampler.model.flows[0]
+    x = block.ordered(x)
+    last = x.shape[1] - 1
+    tried = sorted({1, last, *(n for n in widths if n < last)})
+    with torch.inference_mode(), autocast(sampler.device, sampler.precision):
+        make = partial(make_evaluator, block, y, x, sampler.guidance, cached=True)
+        evaluate = make()
+        evaluate(x[:, :last], 0)  # all keys and values are there
+        calls = {
+            str(n): partial(_evaluate, evaluate, x, n, min(last // 2, last - n))
+            for n in tried
+        }
+        if drafts:
+            draft = make(cached=False, dtype=torch.bfloat16)
+            calls["draft"] = partial(_evaluate, draft, x, last, 0)
+        clocks = alternate(calls, repeats=repeats, device=sampler.device)
+    # The least: what other work on the machine adds is none of the evaluation's.
+    least = {name: min(clock.seconds) for name, clock in clocks.items()}
+    return Costs({n: least[str(n)] for n in tried}, least.get("draft"))
+
+
+def _evaluate(evaluate: BlockEvaluator, x: Tensor, n: int, start: int) -> None:
+    at: int | Tensor = start
+    if 1 < n < x.shape[1] - 1 and len(x) > 1:  # windows of several samples part ways
+        at = torch.full((len(x),), start, device=x.device)
+    evaluate(x[:, start : start + n], at)

@@ -1,0 +1,228 @@
+"""A block's network as plain functions of weights that do not change any more.
+
+The inverse evaluates a block thousands of times. What depends on the weights alone is
+made once, and no gradient is kept.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewstep.tarflow.model import HEAD_DIM, FlowBlock, KeyValueCache, Layer
+
+_SMALL = 2**16
+"""Numbers in a weight from which on `F.linear`, which costs least a call, is slower."""
+
+_FEW_HEADS = 8
+"""Heads of all rows up to which torch's attention of one query is no slower."""
+
+
+def _by_numpy(x: Tensor) -> bool:
+    """Whether NumPy is the faster way: its kernels keep one core busy."""
+    few = torch.get_num_threads() <= 2
+    return few and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+class FrozenLinear:
+    """A linear layer with weights of a type, on a CPU in a layout that suits it.
+
+    Where rows are few, oneDNN's own layout takes half to two thirds of the time of
+    `F.linear`, which reads weights as they lie; GELU costs no pass of its own. One or
+    two rows are left to NumPy's matrix-vector products, which read weights faster
+    still.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        self.weight = linear.weight.detach().to(dtype)
+        self.bias = linear.bias.detach().to(dtype)
+        self.packs = _packs(self.weight)
+        self.packed: Tensor | None = None
+        self.columns: NDArray[np.float32] | None = None
+
+    def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        if not self.packs:
+            out = F.linear(x, self.weight, self.bias)
+        elif _by_numpy(x) and x.shape[:-1].numel() <= 2:
+            out = self._by_rows(x)
+        else:
+            return self._by_onednn(x, "gelu" if gelu else "none")
+        return F.gelu(out) if gelu else out
+
+    def _by_rows(self, x: Tensor) -> Tensor:
+        if self.columns is None:
+            self.columns = self.weight.T.contiguous().numpy()
+        out = np.matmul(x.reshape(-1, 1, x.shape[-1]).numpy(), self.columns)
+        return torch.from_numpy(out).view(*x.shape[:-1], -1).add_(self.bias)
+
+    def _by_onednn(self, x: Tensor, after: str) -> Tensor:
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(
+            x, self.packed, self.bias, after, [], "none"
+        )
+        return out
+
+
+def _packs(weight: Tensor) -> bool:
+    """Whether this CPU has a packed layout for weights of this type that pays."""
+    x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    known = x86 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if weight.device.type != "cpu" or not known:
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32 and weight.numel() > _SMALL
+
+
+def _attend_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of one query (B, heads, 1, 64) to keys and values (B, heads, L, 64).
+
+    NumPy's matrix-vector products read a cache at up to three times the speed of
+    torch's kernels, which multiply matrices.
+    """
+    query = (q * HEAD_DIM**-0.5).numpy().swapaxes(2, 3)
+    logits = torch.from_numpy(np.matmul(k.numpy(), query)[..., 0])
+    weights = logits.softmax(dim=-1).numpy()[:, :, None]
+    return torch.from_numpy(np.matmul(weights, v.numpy()))
+
+
+def _attend_in_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of q (B, heads, n, 64) with a mask (n, L), some heads at a time.
+
+    torch's kernel for a CPU gains nothing by bfloat16; matrix products do. A part's
+    logits fit a core's cache. Keys and values are filled up to the mask's L.
+    """
+    k, v = (F.pad(each, (0, 0, 0, mask.shape[1] - each.shape[2])) for each in (k, v))
+    queries, keys, values = (each.flatten(0, 1) for each in (q, k, v))
+    step = max(1, 2**19 // mask.numel())
+    parts = []
+    for first in range(0, len(queries), step):
+        part = slice(first, first + step)
+        logits = torch.baddbmm(mask, queries[part], keys[part].mT, alpha=HEAD_DIM**-0.5)
+        parts.append(torch.bmm(logits.softmax(dim=-1), values[part]))
+    return torch.cat(parts).view(q.shape)
+
+
+class FrozenLayer:
+    """One transformer layer; `Layer` says what it computes.
+
+    Args:
+        layer: the layer.
+        dtype: as in `FrozenBlock`.
+        in_parts: whether `_attend_in_parts` is the faster way.
+    """
+
+    def __init__(self, layer: Layer, dtype: torch.dtype, *, in_parts: bool) -> None:
+        self.heads, self.dtype, self.in_parts = layer.attention.heads, dtype, in_parts
+        self.norms = [
+            (norm.weight.detach(), norm.bias.detach(), norm.eps)
+            for norm in (layer.attention.norm, layer.mlp.norm)
+        ]
+        self.qkv = FrozenLinear(layer.attention.qkv, dtype)
+        self.proj = FrozenLinear(layer.attention.proj, dtype)
+        self.widen = FrozenLinear(cast("nn.Linear", layer.mlp.main[0]), dtype)
+        self.narrow = FrozenLinear(cast("nn.Linear", layer.mlp.main[2]), dtype)
+
+    def __call__(
+        self,
+        h: Tensor,
+        number: int,
+        start: int | Tensor,
+        cache: KeyValueCache | None,
+        mask: Tensor | None,
+        query_scale: Tensor | None,
+    ) -> None:
+        """Add the layer's output to h (R, n, D); `FrozenBlock` says what is given."""
+        rows, n, channels = h.shape
+        qkv = self.qkv(self._norm(0, h)).view(rows, n, 3, self.heads, HEAD_DIM)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        if query_scale is not None:
+            q = q * query_scale
+        if cache is not None:
+            k, v = cache.write(number, start, k, v)
+        many = q[..., 0].numel() > _FEW_HEADS
+        if mask is None and n == 1 and many and _by_numpy(q):
+            out = _attend_one(q, k, v)
+        elif mask is not None and mask.dim() == 2 and self.in_parts:
+            out = _attend_in_parts(q, k, v, mask)
+        else:
+            causal = mask is None and n > 1
+            out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+        h.add_(self.proj(out.transpose(1, 2).reshape(rows, n, channels)))
+        h.add_(self.narrow(self.widen(self._norm(1, h), gelu=True)))
+
+    def _norm(self, which: int, h: Tensor) -> Tensor:
+        return F.layer_norm(h, [h.shape[2]], *self.norms[which]).to(self.dtype)
+
+
+class FrozenBlock:
+    """`FlowBlock.network` without gradients.
+
+    Args:
+        block: the block.
+        dtype: of the linear layers and the attention; hidden states and norms are
+            float32, as under autocast.
+    """
+
+    def __init__(self, block: FlowBlock, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.proj_in = FrozenLinear(block.proj_in, dtype)
+        self.proj_out = FrozenLinear(block.proj_out, dtype)
+        self.in_parts = dtype == torch.bfloat16 and self.proj_in.packs
+        self.layers = [
+            FrozenLayer(layer, dtype, in_parts=self.in_parts)
+            for layer in cast("list[Layer]", block.attn_blocks)
+        ]
+
+    def __call__(
+        self,
+        x: Tensor,
+        added: Tensor,
+        *,
+        start: int | Tensor = 0,
+        cache: KeyValueCache | None = None,
+        query_scale: Tensor | None = None,
+    ) -> Tensor:
+        """Parameters that tokens start.. give to the token after each.
+
+        Args:
+            x: (B, n, C) tokens start..start+n-1 in the block's order.
+            added: (R, n, D) positions and class terms; R is B or a multiple.
+            start: first token, one or that of each row (R,).
+            cache: where keys and values of tokens before it are; None: start is 0.
+            query_scale: (R, 1, 1, 1) factor on the logits (1 / temperature).
+
+        Returns:
+            s beside u, float32 (R, n, 2C): of tokens start+1..start+n.
+        """
+        h = self.proj_in(x.to(self.dtype)).repeat(len(added) // len(x), 1, 1) + added
+        mask = self._mask(x, start, cache)
+        for number, layer in enumerate(self.layers):
+            layer(h, number, start, cache, mask, query_scale)
+        return self.proj_out(h.to(self.dtype)).float()
+
+    def _mask(
+        self, x: Tensor, start: int | Tensor, cache: KeyValueCache | None
+    ) -> Tensor | None:
+        """What tokens start.. see, as a term of the logits; None: all, or causally."""
+        n, device = x.shape[1], x.device
+        places = isinstance(start, Tensor)
+        if not places and (n == 1 or (start == 0 and not self.in_parts)):
+            return None
+        last = torch.arange(n, device=device)[:, None]
+        if isinstance(start, Tensor):
+            assert cache is not None, "rows at places of their own need a cache"
+            last, stop = last + start[:, None, None, None], cache.stop(start, n)
+        else:
+            last, stop = last + start, start + n
+            if self.in_parts:
+                stop += -stop % 32  # rows of an odd length take half as long again
+        hidden = torch.arange(stop, device=device) > last
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=device)
+        return mask.masked_fill_(hidden, -torch.inf)
