@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewstep.errors import UserError
+from fewstep.seqrf import winograd
 
 GROUP_NORM_EPS = 1e-6
 _SQRT_HALF = 1 / math.sqrt(2)
@@ -27,15 +28,119 @@ def variance_scaling_(weight: Tensor, fan_in: int, fan_out: int, scale: float) -
 
 def conv(
     channels: int, out: int, kernel: int = 3, stride: int = 1, *, scale: float = 1.0
-) -> nn.Conv2d:
+) -> Conv:
     """A convolution that keeps the size at stride 1, as NCSN++ initialises it."""
     padding = kernel // 2 if stride == 1 else 0
-    layer = nn.Conv2d(channels, out, kernel, stride, padding)
+    layer = Conv(channels, out, kernel, stride, padding)
     area = kernel * kernel
     variance_scaling_(layer.weight, channels * area, out * area, scale)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def lean(x: Tensor) -> bool:
+    """Whether x is an inference on a CPU in float32, which has faster forms here."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # a compiler has better ones
+    )
+
+
+def in_fast_order(x: Tensor) -> Tensor:
+    """x (B, C, H, W) with the channels last in memory where that is faster."""
+    return x.contiguous(memory_format=torch.channels_last) if lean(x) else x
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation, with SiLU behind it where asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) normalised."""
+        if not lean(x):
+            return super().forward(x)
+        found = torch.empty_like(x, memory_format=torch.channels_last)
+        self._normalise(x.permute(0, 2, 3, 1), found.permute(0, 2, 3, 1))
+        return found
+
+    def silu(self, x: Tensor) -> Tensor:
+        """SiLU of the normalised x (B, C, H, W)."""
+        return F.silu(self(x), inplace=lean(x))
+
+    def silu_into(self, pixels: Tensor, found: Tensor) -> None:
+        """The same for pixels (n, H, W, C), written to `found` of the same shape."""
+        self._normalise(pixels, found)
+        F.silu(found, inplace=True)
+
+    def _normalise(self, pixels: Tensor, found: Tensor) -> None:
+        torch.sub(pixels, self._mean(pixels), out=found)
+        scale = (self._mean(found.square()) + self.eps).rsqrt() * self.weight
+        torch.addcmul(self.bias, found, scale, out=found)
+
+    def _mean(self, pixels: Tensor) -> Tensor:
+        """Mean of each group, for each of its channels: (n, H, W, C) to (n, 1, 1, C).
+
+        By plain sums: torch's own kernels for channels that come last are slower.
+        """
+        batch, height, width, channels = pixels.shape
+        each = channels // self.num_groups
+        sums = pixels.sum((1, 2)).view(batch, self.num_groups, each).sum(2, True)
+        means = (sums / (height * width * each)).expand(-1, -1, each)
+        return means.reshape(batch, 1, 1, channels)
+
+
+def _copy(pixels: Tensor, found: Tensor) -> None:
+    found.copy_(pixels)
+
+
+class Conv(nn.Conv2d):
+    """A convolution that takes the cheapest form for inference on a CPU.
+
+    The weights that `winograd` needs, four times as large, are kept beside the layer's
+    and made again when these change. A change through `.data` is not seen.
+    """
+
+    _ready: tuple[Tensor, int, Tensor] | None = None
+
+    def forward(
+        self, x: Tensor, added: Tensor | None = None, norm: Norm | None = None
+    ) -> Tensor:
+        """x (B, C, H, W), after `norm` and SiLU; `added` (B, K) goes to every pixel."""
+        if lean(x) and self.stride == (1, 1):
+            if winograd.pays(x, self.weight):
+                return self._fast(x, added, norm)
+            if self.kernel_size == (1, 1) and added is None and norm is None:
+                weight = self.weight[:, :, 0, 0]
+                mixed = F.linear(x.permute(0, 2, 3, 1), weight, self.bias)
+                return mixed.permute(0, 3, 1, 2)
+            x, norm = x if norm is None else norm.silu(x), None
+            if self.weight.numel() > x.numel():
+                # Else every call would bring the weights into the order of x.
+                x = x.contiguous()
+        elif self._ready is not None and torch.is_grad_enabled():
+            self._ready = None  # a fused optimiser would step unseen
+        out: Tensor = super().forward(x if norm is None else norm.silu(x))
+        return out if added is None else out + added[:, :, None, None]
+
+    def _transformed(self) -> Tensor:
+        weight = self.weight
+        version = 0 if weight.is_inference() else weight._version
+        if self._ready is not None:
+            old, seen, found = self._ready
+            if old.data_ptr() == weight.data_ptr() and seen == version:
+                return found
+        # The alias keeps the memory: no other weights can come to lie there.
+        self._ready = weight.detach(), version, winograd.transform(weight)
+        return self._ready[2]
+
+    def _fast(self, x: Tensor, added: Tensor | None, norm: Norm | None) -> Tensor:
+        assert self.bias is not None
+        more = self.bias[None] if added is None else self.bias + added
+        fill = _copy if norm is None else norm.silu_into
+        return winograd.convolve(x, self._transformed(), more, fill)
 
 
 def linear(features: int, out: int, heads: int = 1) -> nn.Linear:
@@ -46,7 +151,7 @@ def linear(features: int, out: int, heads: int = 1) -> nn.Linear:
     return layer
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> Norm:
     """Group normalisation over min(channels / 4, 32) groups.
 
     Raises:
@@ -66,12 +171,13 @@ def group_norm(channels: int) -> nn.GroupNorm:
             expected="layers whose channels do",
             do="take a multiple of 32",
         )
-    return nn.GroupNorm(groups, channels, eps=GROUP_NORM_EPS)
+    return Norm(groups, channels, eps=GROUP_NORM_EPS)
 
 
 def rescaled_sum(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
     """x + h, divided by √2 where the variance is to be kept."""
-    return (x + h) * _SQRT_HALF if rescale else x + h
+    total = x + h
+    return total.mul_(_SQRT_HALF) if rescale else total
 
 
 def positional_embedding(label: Tensor, dim: int) -> Tensor:
@@ -173,15 +279,32 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, channels, H, W) and SiLU(time embedding) (B, E)."""
-        h = F.silu(self.GroupNorm_0(x))
+        added = self.Dense_0(embedding)
         if self.resample:
-            resample = getattr(self.resampler, self.resample)
-            h, x = resample(h), resample(x)
-        h = self.Conv_0(h) + self.Dense_0(embedding)[:, :, None, None]
-        h = self.Conv_1(self.dropout(F.silu(self.GroupNorm_1(h))))
-        if self.Conv_2 is not None:
+            h = self.Conv_0(self._resampled(self.GroupNorm_0.silu(x)), added)
+        else:
+            h = self.Conv_0(x, added, self.GroupNorm_0)
+        if self.training:
+            h = self.Conv_1(self.dropout(self.GroupNorm_1.silu(h)))
+        else:
+            h = self.Conv_1(h, norm=self.GroupNorm_1)
+        return rescaled_sum(self._shortcut(x), h, self.rescale)
+
+    def _resampled(self, x: Tensor) -> Tensor:
+        resampled: Tensor = getattr(self.resampler, self.resample)(x)
+        return resampled
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        """x with the size and the channels of the output."""
+        if self.Conv_2 is None:
+            return x
+        if self.resample == "up" and not self.resampler.fir:
+            # Repeating pixels later is the same, from a quarter of them.
             x = self.Conv_2(x)
-        return rescaled_sum(x, h, self.rescale)
+            return self._resampled(x)
+        x = self._resampled(x) if self.resample else x
+        mixed: Tensor = self.Conv_2(x)
+        return mixed
 
 
 class Mix(nn.Module):
@@ -195,7 +318,7 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        return x @ self.W + self.b
+        return F.linear(x, self.W.T, self.b)
 
 
 class Attention(nn.Module):
@@ -212,8 +335,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.GroupNorm_0(x).flatten(2).transpose(1, 2)
-        query, key, value = self.NIN_0(h), self.NIN_1(h), self.NIN_2(h)
-        h = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
+        mixes = (self.NIN_0, self.NIN_1, self.NIN_2)
+        weight = torch.cat([mix.W for mix in mixes], dim=1)
+        mixed = F.linear(h, weight.T, torch.cat([mix.b for mix in mixes]))
+        # With an axis for the one head: else the fused kernels are not taken.
+        query, key, value = mixed[:, None].chunk(3, dim=-1)
+        h = self.NIN_3(F.scaled_dot_product_attention(query, key, value)[:, 0])
         return rescaled_sum(x, h.transpose(1, 2).reshape(x.shape), self.rescale)
 
 

@@ -26,6 +26,7 @@ from fewstep.seqrf.layers import (
     SkipInput,
     conv,
     group_norm,
+    in_fast_order,
     linear,
     positional_embedding,
     rescaled_sum,
@@ -307,12 +308,12 @@ class NCSNpp(nn.Module):
         embedding = self._embedding(label, index, layers)
         if not arch.centered:
             x = 2 * x - 1
-        skips = self._down(x, embedding, layers)
+        skips = self._down(in_fast_order(x), embedding, layers)
         h = next(layers)(skips[-1], embedding)
         h = next(layers)(h)
         h = next(layers)(h, embedding)
         out = self._up(h, skips, embedding, layers)
-        return self._scaled(out, label)
+        return self._scaled(out.contiguous(), label)
 
     def _embedding(
         self, label: Tensor, index: Index, layers: Iterator[nn.Module]
@@ -329,8 +330,7 @@ class NCSNpp(nn.Module):
     def _head(self, layer: nn.Linear, h: Tensor, index: Index) -> Tensor:
         """The rows of a time layer that belong to each sample's segment."""
         if self.segments == 1:
-            out: Tensor = layer(h)
-            return out
+            return F.linear(h, layer.weight, layer.bias)
         width = 4 * self.arch.nf
         if isinstance(index, Tensor):
             heads = layer(h).view(len(h), self.segments, width)
@@ -388,8 +388,8 @@ class NCSNpp(nn.Module):
 
     def _image(self, h: Tensor, layers: Iterator[nn.Module]) -> Tensor:
         """Normalisation, SiLU, convolution to colours."""
-        normalised = next(layers)(h)
-        image: Tensor = next(layers)(F.silu(normalised))
+        norm = next(layers)
+        image: Tensor = next(layers)(h, norm=norm)
         return image
 
     def _scaled(self, out: Tensor, label: Tensor) -> Tensor:
