@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewstep.par.layers import Attention, Block, DropPath, RMSNorm, swiglu_width
+from fewstep.par.layers import (
+    Attention,
+    Block,
+    DropPath,
+    LayerCache,
+    RMSNorm,
+    put,
+    swiglu_width,
+)
 from fewstep.par.sizes import SIZES
 from tests.par.random_models import codes, labels, transformer
 
@@ -125,3 +133,29 @@ def test_attention_is_softmax_over_what_is_seen() -> None:
         mixed.append(chance @ v[0, :, part])
     wanted = F.linear(torch.cat(mixed, dim=-1), attention.wo.weight)
     torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_a_cache_is_written_in_place(
+    compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its position, in the first rows; all so far comes back, and is the cache."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    store = torch.zeros(2, 5, 2, 6, 4)
+    key, value = torch.randn(2, 3, 2, 2, 4)
+    keys, values = LayerCache(store).extend(3, key, value)
+    wanted = torch.zeros_like(store)
+    wanted[0, :3, :, 3:5], wanted[1, :3, :, 3:5] = key, value
+    assert torch.equal(store, wanted)
+    for found, part in ((keys, store[0]), (values, store[1])):
+        assert torch.equal(found, part[:3, :, :5])
+        assert found.data_ptr() == part.data_ptr()
+
+
+def test_the_compiler_knows_what_a_write_changes() -> None:
+    """The cache alone, as torch checks it, also for sizes that are symbols."""
+    fresh = torch.randn(2, 3, 2, 2, 4)
+    given = (torch.zeros(2, 5, 2, 6, 4), fresh[0], fresh[1], 3)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    found = torch.library.opcheck(put, given, test_utils=tests)
+    assert set(found.values()) == {"SUCCESS"}

@@ -217,3 +217,17 @@ def test_rotation_reckons_in_float32() -> None:
     found = rotate(x, table)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, rotate(x.float(), table).bfloat16())
+    coarse = rotate(x, table.bfloat16())
+    assert torch.equal(coarse, rotate(x, table.bfloat16().float()))
+
+
+def test_rotation_has_the_same_bits_where_it_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The compiler is given real numbers; queries and keys may be turned together."""
+    x = torch.randn(2, 3, 2, 16, 8, generator=torch.Generator().manual_seed(3))
+    table = rotary_table(Schedule(4, 4), 8)
+    found = rotate(x.permute(0, 2, 1, 3, 4), table).permute(0, 2, 1, 3, 4)
+    assert torch.equal(found, torch.stack([rotate(one, table) for one in x]))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(found, rotate(x, table))

@@ -97,7 +97,7 @@ def generate_tokens(
         hidden = gpt.step(x, one.start, cache.layers)
         hidden = guide(hidden, scale) if scale > 1 else hidden[:batch]
         logits = gpt.output(hidden).float()
-        broken |= logits.isnan().any(-1).any(-1)
+        broken |= logits.amax((1, 2)).isnan()
         logits = filter_logits(logits, **vars(options))
         tokens[:, one.start : one.stop] = choose(logits, one)
         mark_step(tokens.device)

@@ -42,6 +42,18 @@ class FeedForward(nn.Module):
         return mixed
 
 
+def put_now(store: Tensor, key: Tensor, value: Tensor, start: int) -> None:
+    """Write (R, H, L, D) at position `start` of the first rows of a layer's cache."""
+    rows, stop = len(key), start + key.shape[2]
+    store[0, :rows, :, start:stop] = key
+    store[1, :rows, :, start:stop] = value
+
+
+put = torch.library.custom_op("fewstep::put", put_now, mutates_args=("store",))
+"""`put_now` for the compiler, which else copies the whole cache at every write."""
+put.register_fake(lambda *_: None)
+
+
 class LayerCache:
     """Keys and values (2, R, H, N, D) of one layer, filled from the left."""
 
@@ -51,8 +63,8 @@ class LayerCache:
     def extend(self, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write (R, H, L, D) at `start`; keys and values of all positions so far."""
         rows, stop = len(key), start + key.shape[2]
-        self.store[0, :rows, :, start:stop] = key
-        self.store[1, :rows, :, start:stop] = value
+        write = put if torch.compiler.is_compiling() else put_now
+        write(self.store, key, value, start)
         return self.store[0, :rows, :, :stop], self.store[1, :rows, :, :stop]
 
 
@@ -84,7 +96,7 @@ class Attention(nn.Module):
             start: position of x[:, 0].
         """
         parts = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = rotate(parts[0], table), rotate(parts[1], table), parts[2]
+        (query, key), value = rotate(parts[:2], table), parts[2]
         if cache is not None:
             key, value = cache.extend(start, key, value)
         mixed = F.scaled_dot_product_attention(

@@ -26,6 +26,7 @@ from fewstep.par.generation import (
 )
 from fewstep.par.model import Transformer
 from fewstep.par.order import to_raster
+from fewstep.par.packed import can_pack, pack
 from fewstep.par.tokenizer import VQModel
 from fewstep.sampling import Draw
 
@@ -174,7 +175,9 @@ def load_sampler(
         _verify(path, files.read_json(plan)["strategy"]["tokenizer_sha256"])
     vq = load_tokenizer(spec["tokenizer"]["model"], path, device)
     if sampling["compile"]:
-        _compile(gpt)
+        compile_step(gpt)
+    elif can_pack(gpt.output.weight):
+        pack(gpt)
     draw = spec["draw"]
     guidance = Guidance(
         draw["cfg_scale"],
@@ -189,7 +192,7 @@ def load_sampler(
     return ParSampler(gpt, vq, guidance, options)
 
 
-def _compile(gpt: Transformer) -> None:
+def compile_step(gpt: Transformer) -> None:
     """Compile the step once for all passes and batches, whose sizes are symbols.
 
     Raises:
