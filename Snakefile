@@ -113,3 +113,6 @@ rule demo_scratch:
         "results/tokenizers/demo-vq-scratch-reconstruction.png",
         expand("results/demo-par-{n}-scratch/export/demo-par-{n}.safetensors", n=PAR),
         expand("results/demo-par-{n}-scratch/training.png", n=PAR),
+
+
+settle_signatures(workflow.rules)

@@ -21,7 +21,7 @@ rule sample:
         # No param: a sample does not depend on how many are drawn at once.
         batch_size=lambda w: GRAPH.sampling_batch((w.experiment, w.sampler)),
     params:
-        spec=lambda w: as_json(GRAPH.sample((w.experiment, w.sampler))),
+        spec=lambda w: GRAPH.sample_text((w.experiment, w.sampler)),
         model=lambda w: GRAPH.weights((w.experiment, w.sampler)),
     message:
         "sample {wildcards.experiment}/{wildcards.sampler}, seed {wildcards.seed}"

@@ -18,7 +18,7 @@ LOGGER = PACKAGE.parent / "snakemake_logger_plugin_fewstep"
 SYSTEMS = {"tarflow", "seqrf", "par"}
 HEAVY = {"torch", "torchvision", "torch_fidelity", "numpy", "pandas", "pyarrow", "PIL"}
 AT_PARSE = {"errors", "files", "codedigest", "graph", "yamlpos", "config", "estimate"}
-AT_PARSE |= {"progress"}
+AT_PARSE |= {"progress", "forkserver"}
 """What the Snakefile imports."""
 EXCEPTIONS = {
     ("fewstep.config.checks_tarflow", "fewstep.tarflow.strategy"),

@@ -5,7 +5,7 @@ a job's output; it becomes the job's params, so a change reruns that job and no 
 """
 
 from fewstep.graph.asked import check_command
-from fewstep.graph.base import as_json, code, one_of, use_this_python
+from fewstep.graph.base import as_json, code, one_of, settle_signatures, use_this_python
 from fewstep.graph.resources import ResourceGraph
 from fewstep.graph.smoke import SmokeGraph
 
@@ -15,6 +15,7 @@ __all__ = [
     "check_command",
     "code",
     "one_of",
+    "settle_signatures",
     "use_this_python",
 ]
 

@@ -171,6 +171,13 @@ class SpineGraph(DataGraph):
         spec["sampling"] |= {key: sampling[key] for key in _FILES}
         return spec
 
+    def sample_text(self, cell: Cell) -> str:
+        """`sample` as the stage's argument, made once: the cell's jobs all ask."""
+        known: dict[Cell, str] = self.__dict__.setdefault("_sample_texts", {})
+        if cell not in known:
+            known[cell] = as_json(self.sample(cell))
+        return known[cell]
+
     def timing(self, cell: Cell) -> dict[str, Any]:
         """What the clock needs: the sampler, and the one it is measured against."""
         baseline = self.baseline(cell[0])
