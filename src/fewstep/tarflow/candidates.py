@@ -19,7 +19,9 @@ from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import Timing, alternate
 
 _CLOCKED = 3  # plans of a block that the clock decides between, beside For
-_REFINING = 6  # iterations after a draft that are looked at
+_REFINING = 4  # iterations after a draft that are looked at
+_SPARED = 0.6  # windows need at least this share of the evaluations of Jacobi
+_HOPELESS = 1.3  # plans predicted this much slower than the best are not tried again
 _NOT_EXACT = "error above tolerance"
 
 
@@ -88,6 +90,7 @@ class BlockCase:
         gain: largest change of an image for a change of 1 of x.
         profiles: Jacobi's error by iteration, by guess and iterations of a draft.
         clocks, errors: what was measured, by plan.
+        hopeless: windows (width, 0) and segments (0, number) that were far too slow.
     """
 
     number: int
@@ -101,6 +104,7 @@ class BlockCase:
     profiles: dict[tuple[int, int], Convergence] = field(default_factory=dict)
     clocks: dict[BlockPlan, Timing] = field(default_factory=dict)
     errors: dict[BlockPlan, tuple[float, int]] = field(default_factory=dict)
+    hopeless: set[tuple[int, int]] = field(default_factory=set)
 
 
 def choose(
@@ -122,6 +126,7 @@ def choose(
         if tried[-1].reason == _NOT_EXACT and plan.tol is not None:
             tighter = replace(plan, tol=plan.tol / 4)
             tried.append(_try(sampler, block, tighter, least, tried, costs, tolerance))
+    _give_up(block, tried)
     fit = [one for one in tried[1:] if not one.reason]
     best = sorted(fit, key=lambda one: one.predicted)[:_CLOCKED]
     _clock(sampler, block, [sequential.plan, *(one.plan for one in best)], options)
@@ -151,6 +156,14 @@ def choose(
     return winner, rows
 
 
+def _give_up(block: BlockCase, tried: list[Tried]) -> None:
+    """Note which windows and segments need no further look in later rounds."""
+    best = min(one.predicted for one in tried if not one.reason)
+    for one in tried:
+        if one.plan in block.errors and one.predicted > _HOPELESS * best:
+            block.hopeless.add((one.plan.window, one.plan.segments))
+
+
 # -- Jacobi: everything is in the profile ------------------------------------------
 
 
@@ -173,7 +186,7 @@ def _jacobi_plans(
         return
     least = min(fit, key=lambda one: one.predicted)
     usual = max(1, round(least.predicted / costs.whole))
-    for draft in range(max(1, usual - 3), usual):
+    for draft in range(max(1, usual - 2), usual):
         profile = _drafted(sampler, block, least.plan.guess, draft, tolerance)
         plan = BlockPlan(1, draft, least.plan.guess, refine=_REFINING)
         spent = draft * costs.draft
@@ -271,21 +284,22 @@ def _cached_plans(
 ) -> Iterator[tuple[BlockPlan, float]]:
     """Windows, and segments of tough blocks, with the least they can cost.
 
-    No window settles a token with fewer evaluations than half of what Jacobi spends.
+    A window does not settle tokens with much fewer evaluations than Jacobi.
     """
     tokens, guess = block.z.shape[1], block.guesses[0]
     profile = block.profiles[guess, 0]
-    half = max(1.0, sum(e > tolerance for e in profile.largest) / 2)
+    few = max(1.0, _SPARED * sum(e > tolerance for e in profile.largest))
     for width in options.windows:
-        if width < tokens - 1:
-            least = tokens / width * min(width, half) * costs.of(width)
+        if width < tokens - 1 and (width, 0) not in block.hopeless:
+            least = tokens / width * min(width, few) * costs.of(width)
             yield BlockPlan(0, 1, guess, tolerance / 2, window=width), least
     if not block.tough:
         return
     for segments in options.segments:
-        if 1 < segments < tokens and tokens % segments == 0:
+        fits = 1 < segments < tokens and tokens % segments == 0
+        if fits and (0, segments) not in block.hopeless:
             size = tokens // segments
-            least = segments * min(size, half) * costs.of(size)
+            least = segments * min(size, few) * costs.of(size)
             cap = min(size, options.max_iterations)
             yield BlockPlan(segments, cap, guess, tolerance / 2), least
 
