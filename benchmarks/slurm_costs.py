@@ -11,12 +11,8 @@ a part replaces its own numbers and leaves the others.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import os
 import pickle
-import platform
 import re
 import signal
 import statistics
@@ -24,16 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.slurm.cluster import Cluster  # noqa: E402
-from tests.submitit.fake_slurm import FakeSlurm, wait_for  # noqa: E402
+from benchmarks.common import Job, Row, machine, main, row
+from tests.slurm.cluster import Cluster
+from tests.submitit.fake_slurm import FakeSlurm, wait_for
 
 WORKFLOW = """
 rule jobs:
@@ -58,9 +53,6 @@ OPTIONS = (
 )
 CALLS = ("sbatch", "squeue", "sacct", "scancel", "sinfo")
 PATIENCE = 600.0
-Row = dict[str, Any]
-# Before this program adds its own: what else the machine was doing.
-LOAD = os.getloadavg()[0]
 
 
 class Snakemakes:
@@ -262,26 +254,6 @@ def inner_seconds(work: Path) -> list[float]:
 # -- what is kept -----------------------------------------------------------------
 
 
-def row(name: str, value: float, unit: str, partner: str, other: float) -> Row:
-    """One number beside its partner."""
-    return {
-        "name": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "partner": partner,
-        "partner_value": round(other, 3),
-        "ratio": round(value / other, 4),
-        "command": f"python benchmarks/slurm_costs.py {part_of(name)}",
-        "machine": machine(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def part_of(name: str) -> str:
-    """Which part of this program measures a number."""
-    return next(part for part, names in NAMES.items() if name in names)
-
-
 NAMES = {
     "memory": (
         "slurm_memory_1000_pending",
@@ -295,70 +267,29 @@ NAMES = {
         "slurm_seconds_nested_snakemake",
     ),
 }
-PARTS = {"memory": memory, "calls": calls, "seconds": seconds}
 
 
-def machine() -> str:
-    """Processor, cores, load, versions."""
-    from importlib.metadata import version
+def part(measure: Callable[[Path], list[Row]]) -> Callable[[Job], list[Row]]:
+    """A part in a folder of its own, its rows with SLURM's version."""
 
-    text = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"model name\s*: (.*)", text)
-    packages = [f"{name} {version(name)}" for name in ("snakemake", "submitit")]
+    def run(_: Job) -> list[Row]:
+        with tempfile.TemporaryDirectory(prefix="slurm-costs-") as folder:
+            rows = measure(Path(folder) / "part")
+        return [{**each, "machine": where()} for each in rows]
+
+    return run
+
+
+def where() -> str:
+    """The machine, with SLURM's version."""
     slurm = subprocess.run(
         ["slurmctld", "-V"], capture_output=True, text=True, check=False
     )
-    words = [
-        f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores",
-        f"load {LOAD:.1f} at the start",
-        f"Python {platform.python_version()}",
-        *packages,
-        slurm.stdout.strip(),
-    ]
+    words = [machine(("snakemake", "submitit")), slurm.stdout.strip()]
     return "; ".join(word for word in words if word)
 
 
-def table(rows: list[Row]) -> str:
-    """The numbers as Markdown."""
-    lines = [
-        "| name | value | partner | ratio | date |",
-        "|---|---|---|---|---|",
-    ]
-    for r in rows:
-        value = f"{r['value']:g} {r['unit']}"
-        partner = f"{r['partner']}: {r['partner_value']:g}"
-        cells = (r["name"], value, partner, f"{r['ratio']:.3g}", r["date"])
-        lines.append(f"| {' | '.join(cells)} |")
-    machines = sorted({r["machine"] for r in rows})
-    return "\n".join([*lines, "", *(f"Machine: {m}." for m in machines)])
-
-
-def keep(rows: list[Row]) -> None:
-    """Put the numbers into the two files, in place of older ones of the same names."""
-    path = HERE / "slurm_costs.json"
-    old = json.loads(path.read_text()) if path.exists() else []
-    found = {r["name"]: r for r in [*old, *rows]}
-    kept = [found[n] for names in NAMES.values() for n in names if n in found]
-    path.write_text(json.dumps(kept, indent=2) + "\n")
-    readme = HERE / "README.md"
-    start, end = "<!-- slurm_costs -->", "<!-- end of slurm_costs -->"
-    before, _, rest = readme.read_text().partition(start)
-    _, _, after = rest.partition(end)
-    readme.write_text(f"{before}{start}\n{table(kept)}\n{end}{after}")
-
-
-def main() -> None:
-    """Measure the parts that are asked for, all by default."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    # argparse takes the empty list for a choice, too.
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART")
-    parts = parser.parse_args().parts or list(PARTS)
-    with tempfile.TemporaryDirectory(prefix="slurm-costs-") as folder:
-        for part in parts:
-            rows = PARTS[part](Path(folder) / part)
-            keep(rows)
-            sys.stdout.write(table(rows) + "\n\n")
-
+PARTS = {"memory": part(memory), "calls": part(calls), "seconds": part(seconds)}
 
 if __name__ == "__main__":
-    main()
+    main("slurm_costs", __doc__, PARTS)
