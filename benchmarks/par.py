@@ -241,8 +241,8 @@ def beside_original_on_gpu(cases: Mapping[str, Case]) -> Part:
 PARTS: dict[str, Part] = {
     "n4": beside_original("par_n4", Case(4)),
     "n16": beside_original("par_n16", Case(16)),
-    "n16_vs_n1": beside_single("par_n16_vs_n1", Case(16)),
-    "n16_vs_n1_b1": beside_single("par_n16_vs_n1_b1", Case(16, batch=1)),
+    "n16_vs_n1": beside_single("par_n16_vs_n1", Case(16, batch=1)),
+    "n16_vs_n1_b4": beside_single("par_n16_vs_n1_b4", Case(16)),
     "n1": beside_original("par_n1", Case(1), repeats=1),
     "bf16": beside_original("par_n16_bf16", Case(16, half=True)),
     "gpu": beside_original_on_gpu(
