@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.device import autocast
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.inverse import invert_block
-from fewstep.tarflow.metrics import Convergence, convergence
+from fewstep.tarflow.metrics import Convergence, convergence, iterations_to
 from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.solve import Means
 from fewstep.tarflow.strategy import BlockPlan, Strategy
@@ -22,6 +22,7 @@ _CLOCKED = 3  # plans of a block that the clock decides between, beside For
 _REFINING = 4  # iterations after a draft that are looked at
 _SPARED = 0.6  # windows need at least this share of the evaluations of Jacobi
 _HOPELESS = 1.3  # plans predicted this much slower than the best are not tried again
+_MARGIN = 0.7  # of a block's tolerance: what a fixed number of iterations may leave
 _NOT_EXACT = "error above tolerance"
 
 
@@ -36,7 +37,7 @@ class SearchOptions:
         segments: numbers of segments tried on tough blocks (those that fit T).
         windows: widths of sliding windows that are tried, in tokens.
         max_iterations: most Jacobi iterations a segment that are tried.
-        margin: iterations that a cap leaves above what the calibration noise needed.
+        margin: iterations that a cap leaves above where the calibration noise stopped.
         repeats: timed calls of each candidate; the median counts.
         min_gain: a plan replaces For only when it saves this share of its time.
     """
@@ -175,22 +176,22 @@ def _jacobi_plans(
     options: SearchOptions,
 ) -> Iterator[Tried]:
     """Jacobi from every guess, and with drafts from the guess that needs least."""
-    tried = []
+    tried: list[Tried] = []
     for guess in block.guesses:
         profile = block.profiles[guess, 0]
         plan = BlockPlan(1, options.max_iterations, guess)
-        tried.append(_by_profile(profile, plan, tolerance, 0.0, costs, options))
+        tried += _by_profile(profile, plan, tolerance, 0.0, costs, options)
     yield from tried
     fit = [one for one in tried if not one.reason]
     if costs.draft is None or costs.draft > 0.9 * costs.whole or not fit:
         return
     least = min(fit, key=lambda one: one.predicted)
     usual = max(1, round(least.predicted / costs.whole))
-    for draft in range(max(1, usual - 2), usual):
+    for draft in range(max(1, usual - 2), usual + 1):
         profile = _drafted(sampler, block, least.plan.guess, draft, tolerance)
         plan = BlockPlan(1, draft, least.plan.guess, refine=_REFINING)
         spent = draft * costs.draft
-        yield _by_profile(profile, plan, tolerance, spent, costs, options)
+        yield from _by_profile(profile, plan, tolerance, spent, costs, options)
 
 
 def _by_profile(
@@ -200,25 +201,36 @@ def _by_profile(
     spent: float,
     costs: Costs,
     options: SearchOptions,
-) -> Tried:
-    """The plan with its loosest stopping tolerance and a cap of iterations."""
+) -> Iterator[Tried]:
+    """The plan with as many iterations as all samples need, and with a stop for each.
+
+    The first has a margin in the error, the second in the stop; a stop costs a sample
+    one iteration that tells it to end, but easy samples end sooner.
+    """
+    needed = iterations_to(profile.largest, _MARGIN * tolerance)
+    if needed is not None:
+        error = profile.largest[needed - 1]
+        cost = spent + needed * costs.whole
+        yield Tried(_with_iterations(plan, needed, 0.0), cost, error)
     stop = loosest(profile, tolerance)
-    if stop is None:
-        return Tried(
-            plan,
-            spent + len(profile.largest) * costs.whole,
-            profile.largest[-1],
-            "does not converge within tolerance",
-        )
-    tol, ends, error = stop
-    cap = int(ends.max()) + options.margin
+    if stop is not None:
+        tol, ends, error = stop
+        cap = int(ends.max()) + options.margin
+        batches = torch.split(ends.double(), options.batch)
+        usual = float(torch.stack([part.max() for part in batches]).mean())
+        cost = spent + usual * costs.whole
+        yield Tried(_with_iterations(plan, cap, tol), cost, error)
+    if needed is None and stop is None:
+        cost = spent + len(profile.largest) * costs.whole
+        why = "does not converge within tolerance"
+        yield Tried(plan, cost, profile.largest[-1], why)
+
+
+def _with_iterations(plan: BlockPlan, count: int, tol: float) -> BlockPlan:
+    """The plan with so many iterations in full precision, and a stop."""
     if plan.refine:
-        plan = BlockPlan(1, plan.max_jacobi, plan.guess, tol, refine=cap)
-    else:
-        plan = BlockPlan(1, cap, plan.guess, tol)
-    batches = torch.split(ends.double(), options.batch)
-    usual = torch.stack([part.max() for part in batches]).mean()
-    return Tried(plan, spent + float(usual) * costs.whole, error)
+        return replace(plan, refine=count, tol=tol)
+    return replace(plan, max_jacobi=count, tol=tol)
 
 
 def loosest(
