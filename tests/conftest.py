@@ -48,3 +48,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(figures, "png_bytes", draw)
     return titles
+
+
+@pytest.fixture
+def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks compute as on a GPU: without the faster forms that a CPU has."""
+    from fewstep.seqrf import layers
+    from fewstep.tarflow import frozen
+
+    monkeypatch.setattr(frozen, "_by_numpy", lambda x: False)
+    monkeypatch.setattr(frozen, "_packs", lambda weight: False)
+    monkeypatch.setattr(layers, "lean", lambda x: False)

@@ -16,15 +16,27 @@ from torch.utils.weak import WeakIdKeyDictionary
 class Peak(TorchDispatchMode):
     """Counts every storage that an operation makes, until it is freed.
 
+    Args:
+        models: what was there before; its parameters and buffers are not counted, nor
+            are tensors that share their memory.
+
     Attributes:
         now: bytes held.
         peak: most bytes held at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *models: nn.Module) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._seen = WeakIdKeyDictionary()
+        # Kept, so that a storage stays the same Python object.
+        self._before = [
+            one.untyped_storage()
+            for model in models
+            for one in (*model.parameters(), *model.buffers())
+        ]
+        for storage in self._before:
+            self._seen[storage] = 0
 
     def __torch_dispatch__(
         self,

@@ -24,6 +24,9 @@ from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.strategy import Strategy
 from tests.memory import Peak, model_bytes
 
+# Estimates are for GPUs.
+pytestmark = pytest.mark.usefixtures("plain_kernels")
+
 LEAST, MOST = 0.7, 1.5
 """Estimate over measurement: too little memory is worse than too much."""
 
@@ -123,7 +126,7 @@ def test_memory_of_a_tarflow(
         denoise=denoise,
         precision=precision,
     )
-    with Peak() as counted:
+    with Peak(net) as counted:
         inputs = sampler.inputs(0, [0, 1, 2, 3], np.zeros(4, dtype=np.int64))
         sampler.finish(sampler.draw(inputs).images, inputs)
     settings = {

@@ -28,6 +28,9 @@ from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.strategy import Strategy
 from tests.test_estimate_memory import DDPMPP, GPT, LONG, NCSNPP, VQ
 
+# Estimates are for GPUs.
+pytestmark = pytest.mark.usefixtures("plain_kernels")
+
 CLOSE = 0.12
 """Largest relative difference; what a mask leaves out is counted by neither."""
 

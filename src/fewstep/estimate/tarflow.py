@@ -13,7 +13,7 @@ from fewstep.estimate.work import BYTES, Settings, Work
 DENOISED = 8
 """Images of one backward pass of self-denoising (`tarflow.sampler._CHUNK`)."""
 _KERNELS = {"fp32": 18, "bf16": 30}  # launches of a layer, those of casts among them
-_READ = {"fp32": 4, "bf16": 8}  # bytes moved for a weight: cast anew in every call
+_READ = {"fp32": 4, "bf16": 2}  # bytes moved for a weight
 _LIVE = {"fp32": 44, "bf16": 26}  # bytes a token, row and D while a layer computes
 _SAVED = {"fp32": 68, "bf16": 40}  # bytes that a layer keeps for the backward pass
 _LATENT = 40  # bytes a token, row and C around a block
@@ -94,8 +94,7 @@ def sampling_memory(
     denoising = 0
     if sampling.get("self_denoise"):
         denoising = 6 * images + backward_memory(model, min(batch, DENOISED), precision)
-        # With gradients autocast keeps its copies of the weights, in inference mode it
-        # makes them anew in every call.
+        # With gradients autocast keeps its copies of all weights.
         denoising += 0 if precision == "fp32" else 2 * parameters(model)
     return weights_memory(model) + max(inverting, denoising)
 
@@ -111,7 +110,8 @@ def backward_memory(model: Settings, images: int, precision: str) -> int:
 def _block_memory(s: Shape, rows: int, segments: int, precision: str) -> int:
     """Bytes while one block is inverted; segments -1: any plan."""
     cache = 2 * s.layers * rows * s.tokens * s.width * BYTES[precision]
-    cast = 0 if precision == "fp32" else 8 * s.width**2
+    # Weights of one block at a time in half precision.
+    cast = 0 if precision == "fp32" else 2 * s.matrices
     a_token = _LIVE[precision] * s.width + _LATENT * s.token
     if segments == 0:
         return cache + cast + rows * (a_token + 8 * s.tokens * s.token)
