@@ -267,6 +267,25 @@ def test_what_failed_before_a_signal_is_told_by_snakemake_s_log(
     assert failures._failed_before_a_signal([gone, str(log)]) == {"5", "7"}
 
 
+@pytest.mark.parametrize(
+    "died",
+    [
+        "Command 'x' died with <Signals.SIGTERM: 15>.",
+        "Command 'x' returned non-zero exit status 130.",
+    ],
+)
+def test_a_job_may_die_of_the_signal_before_snakemake_names_it(
+    tmp_path: Path, died: str
+) -> None:
+    """What SIGTERM or SIGINT ended has not failed, though its end was told first."""
+    log, error = tmp_path / "x.snakemake.log", "Error in rule sample:\n    jobid: 9\n"
+    log.write_text(f"{TOLD}RuleException:\n{died}\n{error}{ENDS[1]}")
+    assert failures._failed_before_a_signal([str(log)]) == {"5", "7"}
+    other = "Command 'x' returned non-zero exit status 1."
+    log.write_text(f"{TOLD}RuleException:\n{other}\n{error}{ENDS[1]}")
+    assert failures._failed_before_a_signal([str(log)]) == {"5", "7", "9"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_failure_before_a_signal_is_filed(folder: Path, number: int) -> None:

@@ -36,6 +36,9 @@ _TOLD = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
+# A shell command that SIGTERM or SIGINT ended.
+_ENDED = re.compile(r"died with <Signals\.SIG(TERM|INT)|exit status (143|130)\b")
+
 
 def file_failed_run(
     workflow: Any, graph: Graph, logs: Sequence[str] = (), table: Path = TABLE
@@ -158,15 +161,21 @@ def _reasons(logs: Sequence[str]) -> Mapping[str, str]:
 
 
 def _failed_before_a_signal(logs: Sequence[str]) -> set[str] | None:
-    """Numbers of the jobs that failed before a signal came; None: there was none."""
+    """Numbers of the jobs that failed before a signal came; None: there was none.
+
+    A job may have died of the signal before Snakemake says that there was one.
+    """
     found: set[str] = set()
     for text in _texts(logs):
+        read = 0
         for told in _TOLD.finditer(text):
             if told["end"]:
                 return found
+            ended = _ENDED.search(text, read, told.start())
+            read = told.end()
             if told["again"]:
                 found.discard(told["again"])
-            else:
+            elif not ended:
                 found.add(told["failed"] or told["empty"])
     return None
 
