@@ -175,15 +175,25 @@ def planned(bench: Bench) -> tuple[TarFlowSampler, str]:
     return sampler, f"fewstep {result.strategy}"
 
 
-def compare(bench: Bench, prefix: str) -> list[Row]:
-    """Original For and GS-Jacobi, fewstep's For and what its search found."""
-    exact = bench.sampler().invert(bench.z, bench.y).images  # sooner than the original
-    best = fastest(bench.released, bench.z, bench.y, exact, bench.clocked, TOLERANCE)
+def compare(bench: Bench, prefix: str, strategy: Lists | None = None) -> list[Row]:
+    """Original For and GS-Jacobi, fewstep's For and what its search found.
+
+    Args:
+        bench: the flow and the batch.
+        prefix: of the rows' names.
+        strategy: of the original; None: the fastest, which is looked for.
+    """
+    if strategy is None:
+        exact = bench.sampler().invert(bench.z, bench.y).images  # as exact, and sooner
+        found = fastest(
+            bench.released, bench.z, bench.y, exact, bench.clocked, TOLERANCE
+        )
+        strategy = found.strategy
     auto, plan = planned(bench)
-    gsj = f"original {best.strategy}"
+    gsj = f"original {strategy}"
     calls = {
         FOR: bench.original(Lists(bench.flow)),
-        gsj: bench.original(best.strategy),
+        gsj: bench.original(strategy),
         "fewstep For": bench.ours("fewstep For", bench.sampler()),
         "fewstep auto": bench.ours("fewstep auto", auto),
     }
@@ -193,6 +203,12 @@ def compare(bench: Bench, prefix: str) -> list[Row]:
         f"{prefix}_vs_own_for": ("fewstep auto", "fewstep For"),
     }
     return bench.rows(calls, pairs, strategy=plan)
+
+
+def auto_untuned(job: Job) -> list[Row]:
+    """Sixteen images, T = 256, beside [7-256-1-7] without looking for a faster one."""
+    bench = Bench(middle(job.device), job, 16)
+    return compare(bench, "tarflow_auto_b16", Lists(bench.flow, 0, 1, 7))
 
 
 @cache
@@ -316,6 +332,7 @@ PARTS = {
     "auto": auto,
     "auto-b1": auto_one,
     "auto-b16": auto_many,
+    "auto-b16-untuned": auto_untuned,
     "windows": windows,
     "gpu": gpu,
     "gpu-bf16": gpu_bf16,

@@ -21,7 +21,7 @@ from fewstep.timing import Timing, alternate
 _CLOCKED = 3  # plans of a block that the clock decides between, beside For
 _REFINING = 4  # iterations after a draft that are looked at
 _SPARED = 0.6  # windows need at least this share of the evaluations of Jacobi
-_HOPELESS = 1.3  # plans predicted this much slower than the best are not tried again
+_HOPELESS = 1.3  # plans predicted this much slower than the best, or For, get no clock
 _MARGIN = 0.7  # of a block's tolerance: what a fixed number of iterations may leave
 _NOT_EXACT = "error above tolerance"
 
@@ -128,7 +128,8 @@ def choose(
             tighter = replace(plan, tol=plan.tol / 4)
             tried.append(_try(sampler, block, tighter, least, tried, costs, tolerance))
     _give_up(block, tried)
-    fit = [one for one in tried[1:] if not one.reason]
+    limit = _HOPELESS * sequential.predicted
+    fit = [one for one in tried[1:] if not one.reason and one.predicted < limit]
     best = sorted(fit, key=lambda one: one.predicted)[:_CLOCKED]
     _clock(sampler, block, [sequential.plan, *(one.plan for one in best)], options)
     seconds = {one.plan: block.clocks[one.plan].median for one in [sequential, *best]}
@@ -187,7 +188,10 @@ def _jacobi_plans(
         return
     least = min(fit, key=lambda one: one.predicted)
     usual = max(1, round(least.predicted / costs.whole))
+    most = _HOPELESS * (block.z.shape[1] - 1) * costs.of(1)
     for draft in range(max(1, usual - 2), usual + 1):
+        if draft * costs.draft + costs.whole > most:
+            return
         profile = _drafted(sampler, block, least.plan.guess, draft, tolerance)
         plan = BlockPlan(1, draft, least.plan.guess, refine=_REFINING)
         spent = draft * costs.draft
@@ -371,9 +375,6 @@ def _clock(
     clocks = alternate(calls, repeats=options.repeats, device=sampler.device)
     for place, plan in enumerate(plans):
         block.clocks[plan] = clocks[str(place)]
-
-
-# -- The rows ------------------------------------------------------------------------
 
 
 def latest(candidates: list[Candidate]) -> list[Candidate]:
