@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,11 @@ def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "_by_numpy", lambda x: False)
     monkeypatch.setattr(frozen, "_packs", lambda weight: False)
     monkeypatch.setattr(layers, "lean", lambda x: False)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Path]:
+    """`run` in the test's folder, private, with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="fs-") as short:
+        (tmp_path / "run").symlink_to(short)
+        yield tmp_path / "run"

@@ -48,7 +48,6 @@ class Run:
         (package / "__main__.py").write_text(STAND_IN)
         (package.parent / "torch.py").write_text(TORCH)
         shutil.copytree(Path(forkserver.__file__).parent, package / "forkserver")
-        (self.folder / "run").mkdir(mode=0o700)
 
     @property
     def client(self) -> Path:
@@ -56,7 +55,7 @@ class Run:
 
     @property
     def sockets(self) -> Path:
-        return self.folder / "run" / f"fewstep-{os.geteuid()}"
+        return (self.folder / "run").resolve() / f"fewstep-{os.geteuid()}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -64,7 +63,7 @@ class Run:
         return {
             **kept,
             "PYTHONPATH": str(self.folder / "src"),
-            "XDG_RUNTIME_DIR": str(self.folder / "run"),
+            "XDG_RUNTIME_DIR": str((self.folder / "run").resolve()),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "FEWSTEP_FORKSERVER": f"{self.owner} {self.client}",
@@ -127,7 +126,8 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path, room: Path) -> Iterator[Run]:
+    assert room.is_dir()
     made = Run(tmp_path)
     yield made
     for pid in made.servers():

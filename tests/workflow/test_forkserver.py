@@ -40,16 +40,19 @@ CLUSTER = (
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, room: Path) -> Path:
     """A workflow of two trivial jobs that import torch."""
+    assert room.is_dir()
     (tmp_path / "Snakefile").write_text(WORKFLOW)
-    (tmp_path / "run").mkdir(mode=0o700)
     return tmp_path
 
 
 def environment(folder: Path, switch: str = "") -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("FEWSTEP_FORK")}
-    kept |= {"XDG_RUNTIME_DIR": str(folder / "run"), "PYTHONWARNINGS": "ignore"}
+    kept |= {
+        "XDG_RUNTIME_DIR": str((folder / "run").resolve()),
+        "PYTHONWARNINGS": "ignore",
+    }
     return kept | ({"FEWSTEP_FORKSERVER": switch} if switch else {})
 
 
@@ -97,7 +100,7 @@ def test_cluster_jobs_use_none(folder: Path) -> None:
     """Another executor switches it off, here and in the jobs' own Snakemakes."""
     snakemake(folder, *CLUSTER)
     assert (folder / "one.switch").read_text() == "0\n"
-    assert list((folder / "run").iterdir()) == []
+    assert list((folder / "run").resolve().iterdir()) == []
 
 
 def told(path: Path) -> bytes:
@@ -107,13 +110,12 @@ def told(path: Path) -> bytes:
     return re.sub(rb'"(created_utc|peak_memory_mb)": [^,}]+', rb"\1", path.read_bytes())
 
 
-def test_same_bytes(tmp_path: Path) -> None:
+def test_same_bytes(tmp_path: Path, room: Path) -> None:
     """A sampler's images and records are those of the plain command."""
     spec = Graph(ROOT).sample(("demo-tarflow", "for"))
     plan = Graph(ROOT).strategy("demo-tarflow/for")
     model = ROOT / "workflow/assets/demo-tarflow.safetensors"
     client = ROOT / "src/fewstep/forkserver/client.py"
-    (tmp_path / "run").mkdir(mode=0o700)
     switched = environment(tmp_path, f"{os.getpid()} {client}") | {
         "OMP_NUM_THREADS": "1"
     }
@@ -144,4 +146,4 @@ def test_same_bytes(tmp_path: Path) -> None:
         for i in range(2)
     ]
     assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
-    assert len(list((tmp_path / "run").glob("*/*"))) == 2  # the lock, and a server's
+    assert len(list(room.resolve().glob("*/*"))) == 2  # the lock, and a server's
