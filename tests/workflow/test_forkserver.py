@@ -30,7 +30,7 @@ rule plan:
     shell: "echo $FEWSTEP_FORKSERVER > {{wildcards.name}}.switch;"
         " python -m fewstep --threads 1 strategy --spec {{params.spec:q}}"
         " --out {{output}} 2>&1 | tee {{log}};"
-        " find run -type s > {{wildcards.name}}.run"
+        " find run/ -type s > {{wildcards.name}}.run"
 """
 CLUSTER = (
     *("--executor", "submitit", "--submitit-cluster", "local", "--jobs", "1"),
