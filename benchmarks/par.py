@@ -26,10 +26,11 @@ import torch
 from benchmarks.common import Clock, Job, Part, Row, main, versus
 from torch import Tensor, nn
 
+from fewstep.device.packed import can_pack
 from fewstep.par.decoding import Guidance, greedy
 from fewstep.par.generation import generate_tokens
 from fewstep.par.model import Transformer
-from fewstep.par.packed import can_pack, pack
+from fewstep.par.packed import pack
 from fewstep.par.sampler import compile_step, halve
 from fewstep.par.sizes import SIZES
 

@@ -134,6 +134,15 @@ def run(tmp_path: Path, room: Path) -> Iterator[Run]:
         os.kill(pid, signal.SIGKILL)
 
 
+def vacated(run: Run) -> Path:
+    """Where the one server's socket was, after both are gone."""
+    (server,) = run.servers()
+    os.kill(server, signal.SIGKILL)
+    (path,) = (one for one in run.sockets.iterdir() if one.is_socket())
+    path.unlink()
+    return path
+
+
 def forked(run: Run, **more: object) -> bool:
     """Whether a job of this kind is a child of a server."""
     return int(run.out(WHO, **more).split()[0]) in run.servers()
@@ -329,10 +338,7 @@ def test_server_that_hangs_after_its_first_word(run: Run) -> None:
     text = run.client.read_text().replace("PATIENCE = 60.0", "PATIENCE = 0.5")
     run.client.write_text(text)
     run.out(WHO)
-    (server,) = run.servers()
-    os.kill(server, signal.SIGKILL)
-    (path,) = (one for one in run.sockets.iterdir() if one.is_socket())
-    path.unlink()
+    path = vacated(run)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -388,10 +394,7 @@ def test_socket_of_somebody_else_is_not_used(run: Run) -> None:
 def test_server_of_another_user_is_not_asked(run: Run) -> None:
     """The one that listens must be of the same user, wherever its socket lies."""
     assert forked(run)
-    (server,) = run.servers()
-    os.kill(server, signal.SIGKILL)
-    (path,) = (one for one in run.sockets.iterdir() if one.is_socket())
-    path.unlink()
+    path = vacated(run)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         os.seteuid(65534)

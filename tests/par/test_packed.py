@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewstep.device.packed import can_pack
 from fewstep.par import sampler as module
 from fewstep.par.generation import generate
 from fewstep.par.layers import FeedForward
-from fewstep.par.packed import PackedFeedForward, PackedLinear, can_pack, pack
+from fewstep.par.packed import PackedFeedForward, PackedLinear, pack
 from fewstep.par.sampler import halve, load_sampler
 from tests.par.random_models import ORDERS, codes, labels, transformer
 from tests.par.test_sampler import classes, made, raster, written

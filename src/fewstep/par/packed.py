@@ -1,9 +1,4 @@
-"""Linear layers for drawing on a CPU, their weights laid out as oneDNN reads them best.
-
-A step multiplies few rows, so that it takes as long as its weights are read: in the
-usual layout about twice as long (benchmarks/LOG.md). torch lays weights out like this
-for its own compiler; nothing here is compiled.
-"""
+"""A transformer for drawing on a CPU: linear layers with packed weights."""
 
 from __future__ import annotations
 
@@ -11,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewstep.device.packed import pack_weight, packed_linear
 from fewstep.par.layers import FeedForward
 
 
@@ -26,14 +22,11 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        self.weight = pack_weight(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, None, "none", [], ""
-        )
-        return out
+        return packed_linear(x, self.weight)
 
 
 class PackedFeedForward(nn.Module):
@@ -49,16 +42,6 @@ class PackedFeedForward(nn.Module):
         gate, up = self.w13(x).chunk(2, dim=-1)
         out: Tensor = self.w2(F.silu(gate) * up)
         return out
-
-
-def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN is there for a weight of this type on this device."""
-    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if weight.device.type != "cpu" or not there:
-        return False
-    if weight.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32
 
 
 def pack(module: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep import checkpoints, files
 from fewstep.device import check_shapes, has_bf16, memory_errors, pick_device
+from fewstep.device.packed import can_pack
 from fewstep.errors import UserError
 from fewstep.par.decoding import Guidance, by_inversion
 from fewstep.par.generation import (
@@ -26,7 +27,7 @@ from fewstep.par.generation import (
 )
 from fewstep.par.model import Transformer
 from fewstep.par.order import to_raster
-from fewstep.par.packed import can_pack, pack
+from fewstep.par.packed import pack
 from fewstep.par.tokenizer import VQModel
 from fewstep.sampling import Draw
 

@@ -15,6 +15,7 @@ from fewstep.images import to_model_range
 from fewstep.provenance import utc_now
 from fewstep.results import BLOCKS, CONVERGENCE
 from fewstep.results.parquet import write_rows
+from fewstep.stages.curves import convergence_rows
 from fewstep.tarflow.metrics import (
     GUESSES,
     BlockMetrics,
@@ -68,11 +69,9 @@ def rank(
         BLOCKS,
         _block_rows(shared, options, len(index), metrics, needed, tough, tolerance),
     )
-    write_rows(
-        profile,
-        CONVERGENCE,
-        _profile_rows(shared, curves, min(_PROFILE_IMAGES, len(x))),
-    )
+    found = ((block, guess, curve) for (block, guess), curve in curves.items())
+    rows = convergence_rows(shared, "data", found, min(_PROFILE_IMAGES, len(x)))
+    write_rows(profile, CONVERGENCE, rows)
     files.write_json(
         out,
         {
@@ -183,24 +182,3 @@ def _block_rows(
                 )
             )
     return rows
-
-
-def _profile_rows(
-    shared: dict[str, Any], curves: dict[tuple[int, int], Any], images: int
-) -> list[dict[str, Any]]:
-    return [
-        CONVERGENCE.new_row(
-            **shared,
-            block=number,
-            source="data",
-            start=GUESSES[guess],
-            segments=1,
-            iteration=k + 1,
-            error_max=curve.largest[k],
-            error_rms=curve.rms[k],
-            error_median=curve.median[k],
-            n=images,
-        )
-        for (number, guess), curve in curves.items()
-        for k in range(len(curve.largest))
-    ]

@@ -13,6 +13,7 @@ from fewstep.provenance import hardware, threads, utc_now
 from fewstep.results import CONVERGENCE, STRATEGIES
 from fewstep.results.parquet import pick, write_rows
 from fewstep.sampling import labels_for
+from fewstep.stages.curves import convergence_rows
 from fewstep.tarflow.candidates import Candidate, SearchOptions
 from fewstep.tarflow.means import write_means
 from fewstep.tarflow.metrics import GUESSES
@@ -56,7 +57,12 @@ def run(
     write_rows(
         profile,
         CONVERGENCE,
-        _profile_rows(shared, result, max(batch, spec["search"]["calibration"])),
+        convergence_rows(
+            shared,
+            "sampling",
+            result.profile,
+            max(batch, spec["search"]["calibration"]),
+        ),
     )
     files.write_json(
         out,
@@ -154,25 +160,3 @@ def _candidate_row(here: dict[str, Any], c: Candidate) -> dict[str, Any]:
         chosen=c.chosen,
         reason=c.reason,
     )
-
-
-def _profile_rows(
-    shared: dict[str, Any], result: SearchResult, samples: int
-) -> list[dict[str, Any]]:
-    """Error of Jacobi by iteration, for every guess."""
-    return [
-        CONVERGENCE.new_row(
-            **shared,
-            block=block,
-            source="sampling",
-            start=GUESSES[guess],
-            segments=1,
-            iteration=k + 1,
-            error_max=curve.largest[k],
-            error_rms=curve.rms[k],
-            error_median=curve.median[k],
-            n=samples,
-        )
-        for block, guess, curve in result.profile
-        for k in range(len(curve.largest))
-    ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewstep.device.packed import can_pack, pack_weight, packed_linear
 from fewstep.tarflow.model import HEAD_DIM, FlowBlock, KeyValueCache, Layer
 
 _SMALL = 2**16
@@ -51,7 +52,7 @@ class FrozenLinear:
         elif _by_numpy(x) and x.shape[:-1].numel() <= 2:
             out = self._by_rows(x)
         else:
-            return self._by_onednn(x, "gelu" if gelu else "none")
+            return self._by_onednn(x, gelu)
         return F.gelu(out) if gelu else out
 
     def _by_rows(self, x: Tensor) -> Tensor:
@@ -60,24 +61,16 @@ class FrozenLinear:
         out = np.matmul(x.reshape(-1, 1, x.shape[-1]).numpy(), self.columns)
         return torch.from_numpy(out).view(*x.shape[:-1], -1).add_(self.bias)
 
-    def _by_onednn(self, x: Tensor, after: str) -> Tensor:
+    def _by_onednn(self, x: Tensor, gelu: bool) -> Tensor:
         if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(
-            x, self.packed, self.bias, after, [], "none"
-        )
-        return out
+            self.packed = pack_weight(self.weight)
+        return packed_linear(x, self.packed, self.bias, gelu=gelu)
 
 
 def _packs(weight: Tensor) -> bool:
     """Whether this CPU has a packed layout for weights of this type that pays."""
-    x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    known = x86 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if weight.device.type != "cpu" or not known:
-        return False
-    if weight.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32 and weight.numel() > _SMALL
+    large = weight.dtype == torch.bfloat16 or weight.numel() > _SMALL
+    return large and can_pack(weight)
 
 
 def _attend_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
