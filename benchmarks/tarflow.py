@@ -32,7 +32,7 @@ from benchmarks.tarflow_original import MARKER, MODULE, Lists, Released, fastest
 
 from fewstep.device import autocast
 from fewstep.tarflow import BlockPlan, Inversion, Strategy, block_metrics
-from fewstep.tarflow.candidates import SearchOptions
+from fewstep.tarflow.case import SearchOptions
 from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.search import search
 
@@ -42,7 +42,7 @@ BF16_TOLERANCE = 2e-2
 BATCHES = (1, 16)
 GPU_BATCHES = (1, 8, 128)
 WINDOWS = (8, 16, 32, 64)
-CALIBRATION = 8
+CALIBRATION = 32
 """Samples that the search measures errors on."""
 _CLOCKED, _CALIBRATED, _HELD_OUT = 3, 1, 2  # seeds of the noise
 FOR = "original For"
@@ -171,7 +171,7 @@ def planned(bench: Bench) -> tuple[TarFlowSampler, str]:
         ),
     )
     sampler = bench.sampler(result.strategy)
-    sampler.means = result.means
+    sampler.learned = result.learned
     return sampler, f"fewstep {result.strategy}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 
 from fewstep.tarflow import BlockPlan, Strategy, TarFlow, candidates, costs
 from fewstep.tarflow import search as searching
-from fewstep.tarflow.candidates import SearchOptions, loosest
+from fewstep.tarflow.candidates import loosest
+from fewstep.tarflow.case import SearchOptions
+from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.costs import Costs
-from fewstep.tarflow.means import mean_parameters, read_means, write_means
+from fewstep.tarflow.guidance import Guidance
+from fewstep.tarflow.learned import mean_parameters, read_learned, write_learned
 from fewstep.tarflow.metrics import Convergence
 from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.search import SearchResult, search
@@ -23,18 +27,20 @@ MODEL = random_model(scale=0.02)
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """A clock by token evaluations: cost a call plus cost a token, no real time."""
-    cost = {"call": 1.0, "token": 0.0}
+    """A clock by token evaluations: cost a call, a token and a row, no real time."""
+    cost = {"call": 1.0, "token": 0.0, "row": 0.0}
     from fewstep.tarflow.guidance import BlockEvaluator
 
     spent = {"seconds": 0.0}
     original = BlockEvaluator.__call__
 
     def counted(
-        self: BlockEvaluator, x: torch.Tensor, start: int | torch.Tensor
+        self: BlockEvaluator, x: torch.Tensor, start: int | torch.Tensor, **more: bool
     ) -> object:
+        rows = len(x) if more.get("spare") else self.rows
         spent["seconds"] += cost["call"] + cost["token"] * x.shape[1]
-        return original(self, x, start)
+        spent["seconds"] += cost["row"] * rows
+        return original(self, x, start, **more)
 
     def alternate(calls: Mapping[str, Callable[[], object]], **_: object) -> object:
         taken = {}
@@ -71,7 +77,7 @@ def test_answer_is_within_tolerance_on_held_out_noise(
 ) -> None:
     """The chosen strategy's images differ from For's by at most the tolerance."""
     result = run(tolerance)
-    sampler = TarFlowSampler(MODEL, result.strategy, means=result.means)
+    sampler = TarFlowSampler(MODEL, result.strategy, learned=result.learned)
     noise = torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(1))
     exact = TarFlowSampler(MODEL, Strategy.sequential(3, 16)).invert(noise, None)
     error = float((sampler.invert(noise, None).images - exact.images).abs().max())
@@ -153,6 +159,33 @@ def test_no_fixed_strategy_is_faster(
             assert result.seconds <= 1.05 * seconds
 
 
+def test_corrected_plans_win_where_they_save_calls(clock: dict[str, float]) -> None:
+    """With guidance and a price on rows the answer has corrected blocks, and holds."""
+    clock.update(call=0.0, row=1.0)
+    sampler = TarFlowSampler(MODEL, Strategy.sequential(3, 16), Guidance(0.5))
+    noise = [
+        torch.randn(48, 16, 12, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    ]
+    labels = torch.arange(48) % 3
+    igm, options = [[1.0, 9.0]] * 3, SearchOptions(1e-2, batch=2, windows=(), repeats=1)
+    pairs = [(each, labels) for each in noise]
+    result = search(sampler, *pairs, igm, [], options)
+    assert any(plan.corrected for plan in result.strategy.blocks)
+    for block, plan in enumerate(result.strategy.blocks):
+        weights = result.learned[block].weights
+        count = plan.max_jacobi + plan.refine
+        assert (0 if weights is None else len(weights)) == count * plan.corrected
+    exact = TarFlowSampler(MODEL, Strategy.sequential(3, 16), Guidance(0.5))
+    chosen = TarFlowSampler(
+        MODEL, result.strategy, Guidance(0.5), learned=result.learned
+    )
+    wanted = exact.invert(noise[1], labels).images
+    error = float((chosen.invert(noise[1], labels).images - wanted).abs().max())
+    assert error == pytest.approx(result.error, abs=1e-6)
+    assert error <= 1e-2
+
+
 def test_costs_lie_on_a_line_between_measured_widths() -> None:
     """What was measured is given back; between two widths the line counts."""
     found = Costs({1: 1.0, 8: 4.5, 16: 5.0})
@@ -198,12 +231,19 @@ def test_an_image_answers_to_its_last_block_as_it_is(tiny: TarFlow) -> None:
     assert all(0.1 < gain < 10 for gain in gains)
 
 
-def test_means_come_back_from_json(tiny: TarFlow) -> None:
-    """Means that were written are those that were used, to the bit."""
+def test_what_was_learned_comes_back_from_json(tiny: TarFlow) -> None:
+    """Means and weights that were written are those that were used, to the bit."""
     x = torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(4))
-    means = {1: mean_parameters(tiny.flows[1], x, None)}
-    back = read_means(write_means(means), tiny)
-    assert list(back) == [1]
-    for ours, theirs in zip(back[1], means[1], strict=True):
-        assert torch.equal(ours, theirs)
-        assert not ours[0].any()
+    means = mean_parameters(tiny.flows[1], x, None)
+    weights = torch.randn(3, 48, 12).half().float()
+    learned = {1: Learned(means, weights), 2: Learned(means), 0: Learned(None, weights)}
+    back = read_learned(json.loads(json.dumps(write_learned(learned))), tiny)
+    assert back.keys() == learned.keys()
+    assert back[2].weights is None and back[0].means is None
+    for block in (1, 2):
+        for ours, theirs in zip(back[block].means or (), means, strict=True):
+            assert torch.equal(ours, theirs)
+            assert not ours[0].any()
+    for block in (0, 1):
+        found = back[block].weights
+        assert found is not None and torch.equal(found, weights)

@@ -14,8 +14,8 @@ from fewstep.results import CONVERGENCE, STRATEGIES
 from fewstep.results.parquet import pick, write_rows
 from fewstep.sampling import labels_for
 from fewstep.stages.curves import convergence_rows
-from fewstep.tarflow.candidates import Candidate, SearchOptions
-from fewstep.tarflow.means import write_means
+from fewstep.tarflow.case import Candidate, SearchOptions
+from fewstep.tarflow.learned import write_learned
 from fewstep.tarflow.metrics import GUESSES
 from fewstep.tarflow.sampler import load_sampler
 from fewstep.tarflow.search import SearchResult, search
@@ -70,7 +70,7 @@ def run(
             "source": "search",
             "notation": str(result.strategy),
             "strategy": result.strategy.to_dict(),
-            "means": write_means(result.means),
+            **write_learned(result.learned),
             "search": {
                 **result.summary(),
                 "tolerance": result.tolerance,
@@ -151,6 +151,7 @@ def _candidate_row(here: dict[str, Any], c: Candidate) -> dict[str, Any]:
         iterations=0 if plan.is_for or plan.window else plan.max_jacobi,
         window=plan.window,
         refine=plan.refine,
+        corrected=plan.corrected,
         stop=plan.tol,
         guess="none" if plan.is_for else GUESSES[plan.guess],
         seconds=c.seconds,

@@ -3,109 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from fewstep.device import autocast
+from fewstep.tarflow.case import BlockCase, Candidate, SearchOptions, Tried
 from fewstep.tarflow.costs import Costs
-from fewstep.tarflow.inverse import invert_block
-from fewstep.tarflow.metrics import Convergence, convergence, iterations_to
+from fewstep.tarflow.inverse import invert_block, make_evaluator
+from fewstep.tarflow.learned import learn
+from fewstep.tarflow.metrics import Convergence, iterations_to
 from fewstep.tarflow.sampler import TarFlowSampler
-from fewstep.tarflow.solve import Means
+from fewstep.tarflow.solve import initial_guess
 from fewstep.tarflow.strategy import BlockPlan, Strategy
-from fewstep.timing import Timing, alternate
+from fewstep.timing import alternate
 
 _CLOCKED = 3  # plans of a block that the clock decides between, beside For
-_REFINING = 4  # iterations after a draft that are looked at
+_CORRECTED = 6  # corrected iterations in full precision that are looked at
+_DRAFTS = 3  # lengths of corrected drafts that are tried
 _SPARED = 0.6  # windows need at least this share of the evaluations of Jacobi
 _HOPELESS = 1.3  # plans predicted this much slower than the best, or For, get no clock
 _MARGIN = 0.7  # of a block's tolerance: what a fixed number of iterations may leave
 _NOT_EXACT = "error above tolerance"
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What is searched.
-
-    Attributes:
-        tolerance: largest allowed |image - exact image| of any value; images span
-            [-1, 1], so one grey level is 2/255.
-        batch: batch size of the clock: the first samples of the calibration noise.
-        segments: numbers of segments tried on tough blocks (those that fit T).
-        windows: widths of sliding windows that are tried, in tokens.
-        max_iterations: most Jacobi iterations a segment that are tried.
-        margin: iterations that a cap leaves above where the calibration noise stopped.
-        repeats: timed calls of each candidate; the median counts.
-        min_gain: a plan replaces For only when it saves this share of its time.
-    """
-
-    tolerance: float = 1 / 255
-    batch: int = 16
-    segments: tuple[int, ...] = (2, 4, 8)
-    windows: tuple[int, ...] = (8, 16, 32, 64)
-    max_iterations: int = 64
-    margin: int = 2
-    repeats: int = 3
-    min_gain: float = 0.05
-
-
-@dataclass
-class Candidate:
-    """One plan that was considered for one block; a row of the strategies table."""
-
-    block: int
-    plan: BlockPlan
-    seconds: float | None
-    predicted: float
-    error: float | None
-    tolerance: float
-    chosen: bool
-    reason: str
-    round: int = 0
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A plan with its predicted seconds and its error on the calibration noise."""
-
-    plan: BlockPlan
-    predicted: float
-    error: float | None
-    reason: str = ""
-
-
-@dataclass
-class BlockCase:
-    """What is known of one block during a search.
-
-    Attributes:
-        number: of the block.
-        x, z: exact input and output (N, T, C) in raster order.
-        y: labels (N,) or None.
-        guesses: worth a try, the most promising first.
-        tough: whether to cut it into segments.
-        means: for the guess from means.
-        gain: largest change of an image for a change of 1 of x.
-        profiles: Jacobi's error by iteration, by guess and iterations of a draft.
-        clocks, errors: what was measured, by plan.
-        hopeless: windows (width, 0) and segments (0, number) that were far too slow.
-    """
-
-    number: int
-    x: Tensor
-    z: Tensor
-    y: Tensor | None
-    guesses: list[int]
-    tough: bool
-    means: Means
-    gain: float = 1.0
-    profiles: dict[tuple[int, int], Convergence] = field(default_factory=dict)
-    clocks: dict[BlockPlan, Timing] = field(default_factory=dict)
-    errors: dict[BlockPlan, tuple[float, int]] = field(default_factory=dict)
-    hopeless: set[tuple[int, int]] = field(default_factory=set)
 
 
 def choose(
@@ -123,10 +44,14 @@ def choose(
     sequential = Tried(BlockPlan(), (block.z.shape[1] - 1) * costs.of(1), 0.0)
     tried = [sequential, *_jacobi_plans(sampler, block, tolerance, costs, options)]
     for plan, least in _cached_plans(block, tolerance, costs, options):
-        tried.append(_try(sampler, block, plan, least, tried, costs, tolerance))
+        tried.append(
+            _try(sampler, block, plan, least, tried, costs, tolerance, options)
+        )
         if tried[-1].reason == _NOT_EXACT and plan.tol is not None:
             tighter = replace(plan, tol=plan.tol / 4)
-            tried.append(_try(sampler, block, tighter, least, tried, costs, tolerance))
+            tried.append(
+                _try(sampler, block, tighter, least, tried, costs, tolerance, options)
+            )
     _give_up(block, tried)
     limit = _HOPELESS * sequential.predicted
     fit = [one for one in tried[1:] if not one.reason and one.predicted < limit]
@@ -162,7 +87,7 @@ def _give_up(block: BlockCase, tried: list[Tried]) -> None:
     """Note which windows and segments need no further look in later rounds."""
     best = min(one.predicted for one in tried if not one.reason)
     for one in tried:
-        if one.plan in block.errors and one.predicted > _HOPELESS * best:
+        if one.plan in block.steps and one.predicted > _HOPELESS * best:
             block.hopeless.add((one.plan.window, one.plan.segments))
 
 
@@ -176,33 +101,72 @@ def _jacobi_plans(
     costs: Costs,
     options: SearchOptions,
 ) -> Iterator[Tried]:
-    """Jacobi from every guess, and with drafts from the guess that needs least."""
+    """Jacobi from every guess, and corrected from the guess that needs least."""
     tried: list[Tried] = []
     for guess in block.guesses:
-        profile = block.profiles[guess, 0]
         plan = BlockPlan(1, options.max_iterations, guess)
-        tried += _by_profile(profile, plan, tolerance, 0.0, costs, options)
+        tried += _by_profile(block.profiles[guess], plan, tolerance, costs, options)
     yield from tried
     fit = [one for one in tried if not one.reason]
-    if costs.draft is None or costs.draft > 0.9 * costs.whole or not fit:
+    if not fit:
         return
     least = min(fit, key=lambda one: one.predicted)
     usual = max(1, round(least.predicted / costs.whole))
-    most = _HOPELESS * (block.z.shape[1] - 1) * costs.of(1)
-    for draft in range(max(1, usual - 2), usual + 1):
-        if draft * costs.draft + costs.whole > most:
+    lengths = [0]
+    if costs.draft is not None and costs.draft < 0.9 * costs.whole:
+        longest = max(1, usual - 2)
+        lengths = list(range(max(1, longest - _DRAFTS + 1), longest + 1))
+    most = _HOPELESS * min(least.predicted, (block.z.shape[1] - 1) * costs.of(1))
+    for draft in lengths:
+        if costs.corrected(draft, 1) > most:
             return
-        profile = _drafted(sampler, block, least.plan.guess, draft, tolerance)
-        plan = BlockPlan(1, draft, least.plan.guess, refine=_REFINING)
-        spent = draft * costs.draft
-        yield from _by_profile(profile, plan, tolerance, spent, costs, options)
+        plan = BlockPlan(1, max(draft, 1), least.plan.guess, 0.0, corrected=True)
+        yield _corrected(sampler, block, plan, draft, tolerance, costs)
+
+
+def _corrected(
+    sampler: TarFlowSampler,
+    block: BlockCase,
+    plan: BlockPlan,
+    draft: int,
+    tolerance: float,
+    costs: Costs,
+) -> Tried:
+    """The plan with as many iterations in full precision as all samples need."""
+    if (plan.guess, draft) not in block.corrected:
+        block.corrected[plan.guess, draft] = _learn(sampler, block, plan.guess, draft)
+    _, profile = block.corrected[plan.guess, draft]
+    needed = iterations_to(profile.largest, _MARGIN * tolerance)
+    count = needed or len(profile.largest)
+    plan = replace(plan, refine=count) if draft else replace(plan, max_jacobi=count)
+    reason = "" if needed else "does not converge within tolerance"
+    cost = costs.corrected(draft, count)
+    return Tried(plan, cost, profile.largest[count - 1], reason)
+
+
+def _learn(
+    sampler: TarFlowSampler, block: BlockCase, guess: int, draft: int
+) -> tuple[Tensor, Convergence]:
+    """Weights of a draft and of the iterations after it, and what those leave."""
+    module = sampler.model.flows[block.number]
+    z, exact = module.ordered(block.z), module.ordered(block.x)
+    with torch.inference_mode(), autocast(sampler.device, sampler.precision):
+        make = partial(
+            make_evaluator, module, block.y, z, sampler.guidance, cached=False
+        )
+        x, weights = initial_guess(z, guess, block.means), list[Tensor]()
+        if draft:
+            low = make(dtype=torch.bfloat16)
+            found, x, _ = learn(low, z, exact, x, draft)
+            weights.append(found)
+        found, _, profile = learn(make(), z, exact, x, _CORRECTED)
+    return torch.cat([*weights, found]), profile
 
 
 def _by_profile(
     profile: Convergence,
     plan: BlockPlan,
     tolerance: float,
-    spent: float,
     costs: Costs,
     options: SearchOptions,
 ) -> Iterator[Tried]:
@@ -214,27 +178,20 @@ def _by_profile(
     needed = iterations_to(profile.largest, _MARGIN * tolerance)
     if needed is not None:
         error = profile.largest[needed - 1]
-        cost = spent + needed * costs.whole
-        yield Tried(_with_iterations(plan, needed, 0.0), cost, error)
+        cost = needed * costs.whole
+        yield Tried(replace(plan, max_jacobi=needed, tol=0.0), cost, error)
     stop = loosest(profile, tolerance)
     if stop is not None:
         tol, ends, error = stop
         cap = int(ends.max()) + options.margin
         batches = torch.split(ends.double(), options.batch)
         usual = float(torch.stack([part.max() for part in batches]).mean())
-        cost = spent + usual * costs.whole
-        yield Tried(_with_iterations(plan, cap, tol), cost, error)
+        cost = usual * costs.whole
+        yield Tried(replace(plan, max_jacobi=cap, tol=tol), cost, error)
     if needed is None and stop is None:
-        cost = spent + len(profile.largest) * costs.whole
+        cost = len(profile.largest) * costs.whole
         why = "does not converge within tolerance"
         yield Tried(plan, cost, profile.largest[-1], why)
-
-
-def _with_iterations(plan: BlockPlan, count: int, tol: float) -> BlockPlan:
-    """The plan with so many iterations in full precision, and a stop."""
-    if plan.refine:
-        return replace(plan, refine=count, tol=tol)
-    return replace(plan, max_jacobi=count, tol=tol)
 
 
 def loosest(
@@ -271,27 +228,6 @@ def stop_of_profile(tolerance: float) -> float:
     return max(tolerance / 200, 2e-6)
 
 
-def _drafted(
-    sampler: TarFlowSampler, block: BlockCase, guess: int, draft: int, tolerance: float
-) -> Convergence:
-    """The profile of the iterations after a draft, measured once."""
-    if (guess, draft) not in block.profiles:
-        with autocast(sampler.device, sampler.precision):
-            (block.profiles[guess, draft],) = convergence(
-                sampler.model.flows[block.number],
-                block.x,
-                block.z,
-                block.y,
-                guess=guess,
-                iterations=_REFINING,
-                draft=draft,
-                tol=stop_of_profile(tolerance),
-                guidance=sampler.guidance,
-                means=block.means,
-            )
-    return block.profiles[guess, draft]
-
-
 # -- Windows and segments: a run tells -----------------------------------------------
 
 
@@ -303,7 +239,7 @@ def _cached_plans(
     A window does not settle tokens with much fewer evaluations than Jacobi.
     """
     tokens, guess = block.z.shape[1], block.guesses[0]
-    profile = block.profiles[guess, 0]
+    profile = block.profiles[guess]
     few = max(1.0, _SPARED * sum(e > tolerance for e in profile.largest))
     for width in options.windows:
         if width < tokens - 1 and (width, 0) not in block.hopeless:
@@ -328,18 +264,27 @@ def _try(
     tried: list[Tried],
     costs: Costs,
     tolerance: float,
+    options: SearchOptions,
 ) -> Tried:
-    """Run a plan on the calibration noise, unless it cannot be the fastest."""
+    """Run a plan on the calibration noise, unless it cannot be the fastest.
+
+    The first batch of it tells how many steps a batch takes.
+    """
     best = min(one.predicted for one in tried if not one.reason)
-    if least > best and plan not in block.errors:
+    if least > best and plan not in block.steps:
         return Tried(plan, least, None, "predicted slower")
-    if plan not in block.errors:
-        found, steps = _run(sampler, block, plan, len(block.z))
-        block.errors[plan] = float((found - block.x).abs().max()), steps
-    error, steps = block.errors[plan]
+    if plan not in block.steps:
+        _, block.steps[plan] = _run(sampler, block, plan, options.batch)
     width = plan.window or block.z.shape[1] // plan.segments
+    predicted = block.steps[plan] * costs.of(width)
+    if predicted > best and plan not in block.errors:
+        return Tried(plan, predicted, None, "predicted slower")
+    if plan not in block.errors:
+        found, _ = _run(sampler, block, plan, len(block.z))
+        block.errors[plan] = float((found - block.x).abs().max())
+    error = block.errors[plan]
     reason = "" if error <= tolerance else _NOT_EXACT
-    return Tried(plan, steps * costs.of(width), error, reason)
+    return Tried(plan, predicted, error, reason)
 
 
 def _run(
@@ -354,7 +299,7 @@ def _run(
             y,
             plan,
             guidance=sampler.guidance,
-            means=block.means,
+            learned=block.learned(plan),
         )
     return out, steps
 

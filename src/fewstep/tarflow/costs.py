@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,11 +23,15 @@ class Costs:
 
     Attributes:
         seconds: of n tokens in the middle of the sequence, by n, ascending.
+        spare: of the whole sequence without unconditional rows; None: there are none.
         draft: of the whole sequence in bfloat16; None: not measured.
+        draft_spare: the same without unconditional rows; None: there are none.
     """
 
     seconds: dict[int, float]
+    spare: float | None = None
     draft: float | None = None
+    draft_spare: float | None = None
 
     def of(self, n: int) -> float:
         """Seconds of n tokens: measured, or on the line between two that were."""
@@ -43,6 +47,19 @@ class Costs:
     def whole(self) -> float:
         """Seconds of the whole sequence."""
         return self.seconds[max(self.seconds)]
+
+    def corrected(self, draft: int, refine: int) -> float:
+        """Seconds of corrected iterations, in bfloat16 and in full precision.
+
+        Every other one spares the unconditional rows.
+        """
+        total = (refine + 1) // 2 * self.whole
+        total += refine // 2 * (self.spare or self.whole)
+        if draft:
+            assert self.draft is not None, "drafts have no clock"
+            total += (draft + 1) // 2 * self.draft
+            total += draft // 2 * (self.draft_spare or self.draft)
+        return total
 
 
 def measure_costs(
@@ -72,21 +89,31 @@ def measure_costs(
         make = partial(make_evaluator, block, y, x, sampler.guidance, cached=True)
         evaluate = make()
         evaluate(x[:, :last], 0)  # all keys and values are there
-        calls = {
+        calls: dict[str, Callable[[], object]] = {
             str(n): partial(_evaluate, evaluate, x, n, min(last // 2, last - n))
-            for n in tried
+            for n in tried[:-1]
         }
+        whole = {"whole": make(cached=False)}
         if drafts:
-            draft = make(cached=False, dtype=torch.bfloat16)
-            calls["draft"] = partial(_evaluate, draft, x, last, 0)
+            whole["draft"] = make(cached=False, dtype=torch.bfloat16)
+        for name, one in whole.items():
+            one(x[:, :last], 0)  # there is something to spare
+            calls[name] = partial(one, x[:, :last], 0)
+            if one.guided:
+                calls[name + " spare"] = partial(one, x[:, :last], 0, spare=True)
         clocks = alternate(calls, repeats=repeats, device=sampler.device)
     # The least: what other work on the machine adds is none of the evaluation's.
     least = {name: min(clock.seconds) for name, clock in clocks.items()}
-    return Costs({n: least[str(n)] for n in tried}, least.get("draft"))
+    return Costs(
+        {n: least[str(n)] for n in tried[:-1]} | {last: least["whole"]},
+        least.get("whole spare"),
+        least.get("draft"),
+        least.get("draft spare"),
+    )
 
 
 def _evaluate(evaluate: BlockEvaluator, x: Tensor, n: int, start: int) -> None:
     at: int | Tensor = start
-    if 1 < n < x.shape[1] - 1 and len(x) > 1:  # windows of several samples part ways
+    if n > 1 and len(x) > 1:  # windows of several samples part ways
         at = torch.full((len(x),), start, device=x.device)
     evaluate(x[:, start : start + n], at)

@@ -92,15 +92,24 @@ class BlockEvaluator:
             self.query_scale = scale.to(self.network.dtype)
         self.strength = _strength(guidance, block, self.positions.device)
 
-    def __call__(self, x: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters s, u (B, n, C) of tokens start+1.. from tokens x (B, n, C)."""
-        n = x.shape[1]
+    def __call__(
+        self, x: Tensor, start: int | Tensor, *, spare: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Parameters s, u (B, n, C) of tokens start+1.. from tokens x (B, n, C).
+
+        Args:
+            x: the tokens.
+            start: number of the first, one or that of each sample (B,).
+            spare: leave unconditional rows out: their difference to the conditional
+                ones is that of the call before, of the same tokens.
+        """
+        n, rows = x.shape[1], len(x) if spare else self.rows
         self.steps += 1
         self.evaluations += n
         pick: Tensor | slice
         if isinstance(start, Tensor):
             pick = start[:, None] + torch.arange(n, device=x.device)
-            copies = self.rows // len(x)
+            copies = rows // len(x)
             start = start.repeat(copies)
             positions = self.positions[pick].repeat(copies, 1, 1)
         else:
@@ -108,14 +117,16 @@ class BlockEvaluator:
             positions = self.positions[pick]
         out = self.network(
             x,
-            positions + self.embedding,
+            positions + self.embedding[:rows],
             start=start,
             cache=self.cache,
-            query_scale=self.query_scale,
+            query_scale=None if spare else self.query_scale,
         )
         if self.guided:
-            given, free = out.chunk(2)
-            out = torch.addcmul(given, given - free, self.strength[pick])
+            if not spare:
+                out, free = out.chunk(2)
+                self.difference = out - free
+            out = torch.addcmul(out, self.difference, self.strength[pick])
         s, u = out.chunk(2, dim=-1)
         return s, u
 

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fewstep.tarflow.corrected import Learned, solve_corrected
 from fewstep.tarflow.guidance import (
     UNGUIDED,
     BlockEvaluator,
@@ -68,7 +69,7 @@ def invert_block(
     guidance: Guidance = UNGUIDED,
     mode: Mode = "exact",
     tol: float | None = None,
-    means: Means | None = None,
+    learned: Learned | None = None,
     start_from: Tensor | None = None,
     on_iteration: Callable[[int, int, Tensor], None] | None = None,
 ) -> tuple[Tensor, int, int]:
@@ -80,7 +81,7 @@ def invert_block(
         y: labels (B,), -1 = dropped, or None.
         plan: how.
         guidance, mode, tol, on_iteration: as in `invert`.
-        means: see `initial_guess`.
+        learned: what plans from a search know of the block.
         start_from: x to begin with (B, T, C) in raster order; None: the plan's guess.
 
     Returns:
@@ -92,23 +93,41 @@ def invert_block(
         bound = RELEASED_TOL if given is None else given
         x = solve_released(evaluate, z, plan, tol=bound, on_iteration=on_iteration)
         return block.ordered(x), evaluate.steps, evaluate.evaluations
-    x, bound = _start(block, z, plan, means, start_from), given or 0.0
+    learned = learned or Learned()
+    x, bound = _start(block, z, plan, learned.means, start_from), given or 0.0
+    weights = _weights(plan, learned)
     steps = evaluations = 0
-    if plan.refine:
-        low, cached = torch.bfloat16, plan.segments != 1
-        draft = make_evaluator(block, y, z, guidance, cached=cached, dtype=low)
-        x = solve_exact(draft, z, plan, tol=max(bound, _DRAFT_TOL), start_from=x)
-        plan = BlockPlan(1, plan.refine)
-        steps, evaluations = draft.steps, draft.evaluations
-    evaluate = make_evaluator(block, y, z, guidance, cached=plan.segments != 1)
-    x = solve_exact(
-        evaluate, z, plan, tol=bound, start_from=x, on_iteration=on_iteration
-    )
-    return (
-        block.ordered(x),
-        steps + evaluate.steps,
-        evaluations + evaluate.evaluations,
-    )
+    for part, low in _parts(plan):
+        evaluate = make_evaluator(
+            block, y, z, guidance, cached=part.segments != 1, dtype=low
+        )
+        hook = on_iteration if low is None else None
+        if weights is None:
+            tol = bound if low is None else max(bound, _DRAFT_TOL)
+            x = solve_exact(evaluate, z, part, tol=tol, start_from=x, on_iteration=hook)
+        else:
+            now, weights = weights[: part.max_jacobi], weights[part.max_jacobi :]
+            x = solve_corrected(evaluate, z, x, now, hook)
+        steps += evaluate.steps
+        evaluations += evaluate.evaluations
+    return block.ordered(x), steps, evaluations
+
+
+def _parts(plan: BlockPlan) -> list[tuple[BlockPlan, torch.dtype | None]]:
+    """A draft and Jacobi in full precision, or the plan alone."""
+    if not plan.refine:
+        return [(plan, None)]
+    return [(plan, torch.bfloat16), (BlockPlan(1, plan.refine), None)]
+
+
+def _weights(plan: BlockPlan, learned: Learned) -> Tensor | None:
+    """Of the plan's corrected iterations (K, 4C, C)."""
+    if not plan.corrected:
+        return None
+    count = plan.max_jacobi + plan.refine
+    if learned.weights is None or len(learned.weights) < count:
+        raise ValueError(f"{count} corrected iterations need weights for as many")
+    return learned.weights[:count]
 
 
 def _start(
@@ -153,7 +172,7 @@ def invert(
     guidance: Guidance = UNGUIDED,
     mode: Mode = "exact",
     tol: float | None = None,
-    means: Mapping[int, Means] | None = None,
+    learned: Mapping[int, Learned] | None = None,
     on_iteration: OnIteration | None = None,
 ) -> Inversion:
     """Turn noise (B, T, C) into images, the last block first.
@@ -167,7 +186,7 @@ def invert(
         mode: `exact` or `released`.
         tol: stopping tolerance where a plan has none of its own. Exact: largest move
             of any entry of a sample, default 0. Released: see `solve_released`.
-        means: of the blocks whose plan starts from means; see `initial_guess`.
+        learned: of blocks, what plans from a search need.
         on_iteration: called with (block, segment, iteration, x).
 
     Raises:
@@ -190,7 +209,7 @@ def invert(
                 guidance=guidance,
                 mode=mode,
                 tol=tol,
-                means=(means or {}).get(number),
+                learned=(learned or {}).get(number),
                 on_iteration=hook,
             )
             latents.append(x)

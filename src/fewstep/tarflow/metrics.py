@@ -17,10 +17,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.inverse import invert_block
 from fewstep.tarflow.model import FlowBlock, TarFlow
-from fewstep.tarflow.solve import Means, initial_guess, jacobi_step, segment_bounds
+from fewstep.tarflow.solve import initial_guess, jacobi_step, segment_bounds
 from fewstep.tarflow.strategy import BlockPlan
 
 Norm = Literal[1, 2, "fro"]
@@ -169,10 +170,9 @@ def convergence(
     guess: int,
     segments: int = 1,
     iterations: int | None = None,
-    draft: int = 0,
     tol: float = 0.0,
     guidance: Guidance = UNGUIDED,
-    means: Means | None = None,
+    learned: Learned | None = None,
 ) -> list[Convergence]:
     """Error after every iteration on exact pairs: one run gives them all.
 
@@ -180,22 +180,19 @@ def convergence(
         block: the block.
         x, z: its exact input and output (B, T, C) in raster order.
         y: labels the pair was made with, or None.
-        guess: 0 = z, 1 = zeros, 2 = `means`.
+        guess: 0 = z, 1 = zeros, 2 = from means.
         segments: 1 = Jacobi. With more, each segment starts from solved ones.
         iterations: most iterations a segment (default: to the end).
-        draft: iterations in bfloat16 that went before (Jacobi).
         tol: a sample is done once it moved no more than this (see `solve_exact`).
         guidance: the pair's guidance.
-        means: see `initial_guess`.
+        learned: where guess 2 begins.
 
     Returns:
         one `Convergence` a segment.
     """
-    record = _Recorder(block.ordered(x), segments)
+    record = Recorder(block.ordered(x), segments)
     most = iterations or x.shape[1]
     plan = BlockPlan(segments, most, guess)
-    if draft:
-        plan = BlockPlan(segments, draft, guess, refine=most)
     with torch.inference_mode():
         invert_block(
             block,
@@ -204,13 +201,13 @@ def convergence(
             plan,
             guidance=guidance,
             tol=tol,
-            means=means,
+            learned=learned,
             on_iteration=record,
         )
     return record.found
 
 
-class _Recorder:
+class Recorder:
     """Notes errors and moves of every iteration; exact: x (B, T, C)."""
 
     def __init__(self, exact: Tensor, segments: int) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 from fewstep import checkpoints, files, noise
 from fewstep.device import autocast, check_shapes, pick_device
 from fewstep.sampling import Draw
+from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.guidance import UNGUIDED, Guidance
 from fewstep.tarflow.inverse import Inversion, Mode, invert, mean_steps
-from fewstep.tarflow.means import read_means
+from fewstep.tarflow.learned import read_learned
 from fewstep.tarflow.model import TarFlow
-from fewstep.tarflow.solve import Means
 from fewstep.tarflow.strategy import Strategy
 
 
@@ -83,7 +83,7 @@ class TarFlowSampler:
         noise_std: training noise, for self-denoising.
         denoise: multiplier of self-denoising, 0 = off.
         precision: "fp32", or "bf16" autocast.
-        means: of the blocks whose plan starts from means.
+        learned: of blocks, what a searched strategy needs.
     """
 
     model: TarFlow
@@ -95,7 +95,7 @@ class TarFlowSampler:
     noise_std: float = 0.0
     denoise: float = 0.0
     precision: str = "fp32"
-    means: Mapping[int, Means] = field(default_factory=dict)
+    learned: Mapping[int, Learned] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +136,7 @@ class TarFlowSampler:
                 guidance=self.guidance,
                 mode=self.mode,
                 tol=self.tol,
-                means=self.means,
+                learned=self.learned,
             )
 
     def draw(self, inputs: tuple[Tensor, Tensor | None]) -> Draw:
@@ -186,11 +186,11 @@ def load_sampler(
     sampling = spec["sampling"]
     model = load_model(spec["model"], checkpoint, pick_device())
     strategy = Strategy.sequential(len(model.blocks), model.tokens)
-    means: dict[int, Means] = {}
+    learned: dict[int, Learned] = {}
     if plan is not None:
         planned = files.read_json(plan)
         strategy = Strategy.from_dict(planned["strategy"])
-        means = read_means(planned.get("means", {}), model)
+        learned = read_learned(planned, model)
     sampler = TarFlowSampler(
         model,
         strategy,
@@ -206,7 +206,7 @@ def load_sampler(
         noise_std=spec["noise"]["std"],
         denoise=sampling["self_denoise"],
         precision=sampling["precision"],
-        means=means,
+        learned=learned,
     )
     check_shapes(sampler.device, sampler.static_shapes, f"strategy {strategy}")
     return sampler

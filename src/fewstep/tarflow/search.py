@@ -22,21 +22,19 @@ from torch import Tensor
 from fewstep.device import autocast
 from fewstep.progress import Progress
 from fewstep.tarflow.candidates import (
-    BlockCase,
-    Candidate,
-    SearchOptions,
     choose,
     forget,
     latest,
     mark,
     stop_of_profile,
 )
+from fewstep.tarflow.case import BlockCase, Candidate, SearchOptions
+from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.costs import Costs, measure_costs
 from fewstep.tarflow.inverse import invert_block
-from fewstep.tarflow.means import mean_parameters
+from fewstep.tarflow.learned import mean_parameters
 from fewstep.tarflow.metrics import Convergence, convergence
 from fewstep.tarflow.sampler import TarFlowSampler
-from fewstep.tarflow.solve import Means
 from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import alternate
 
@@ -59,7 +57,7 @@ class SearchResult:
         strategy: chosen plan of each block.
         candidates: everything tried.
         profile: (block, guess, curve of Jacobi) of the sampling chain.
-        means: of the blocks whose plan starts from means.
+        learned: of blocks, what the strategy needs beside its plans.
         error: largest end-to-end error on held-out noise.
         seconds, seconds_for: of the chosen strategy and of For, in turn, same noise.
         tolerance: the bound on that error.
@@ -70,7 +68,7 @@ class SearchResult:
     strategy: Strategy
     candidates: list[Candidate]
     profile: list[tuple[int, int, Convergence]]
-    means: dict[int, Means]
+    learned: dict[int, Learned]
     error: float
     seconds: float
     seconds_for: float
@@ -117,13 +115,9 @@ def search(
     strategy, error, share, candidates = _within_tolerance(
         sampler, blocks, held_out, costs, options
     )
-    means = {
-        block.number: block.means
-        for block, plan in zip(blocks, strategy.blocks, strict=True)
-        if plan.guess == 2
-    }
+    learned = _learned(blocks, strategy)
     rivals = strategy, sequential
-    seconds, seconds_for = _race(sampler, rivals, means, held_out, options)
+    seconds, seconds_for = _race(sampler, rivals, learned, held_out, options)
     reason = f"error {error:.2g} within {options.tolerance:.2g}"
     if strategy == sequential:
         seconds = seconds_for  # the same plan: what differs is noise
@@ -136,13 +130,13 @@ def search(
             f"For {seconds_for:.3g} s"
         )
         forget(candidates, "the whole strategy is not faster than For")
-        strategy, error, seconds, means = sequential, 0.0, seconds_for, {}
+        strategy, error, seconds, learned = sequential, 0.0, seconds_for, {}
     mark(candidates, strategy)
     return SearchResult(
         strategy,
         latest(candidates),
         _curves(blocks),
-        means,
+        learned,
         error,
         seconds,
         seconds_for,
@@ -171,14 +165,14 @@ def _costs(
 def _race(
     sampler: TarFlowSampler,
     rivals: tuple[Strategy, Strategy],
-    means: Mapping[int, Means],
+    learned: Mapping[int, Learned],
     held_out: tuple[Tensor, Tensor | None],
     options: SearchOptions,
 ) -> tuple[float, float]:
     """Median seconds of two whole strategies in turn, at the wanted batch size."""
     z, y = held_out[0][: options.batch], held_out[1]
     y = None if y is None else y[: options.batch]
-    samplers = [_with(sampler, strategy, means) for strategy in rivals]
+    samplers = [_with(sampler, strategy, learned) for strategy in rivals]
     timings = alternate(
         {
             "one": lambda: samplers[0].invert(z, y),
@@ -205,7 +199,6 @@ def _within_tolerance(
     """
     sequential = Strategy.sequential(len(blocks), sampler.model.tokens)
     exact = _with(sampler, sequential).invert(*held_out).images
-    means = {block.number: block.means for block in blocks}
     # Errors of blocks seldom meet in one value with one sign.
     scale, grown, candidates = 2.0, False, list[Candidate]()
     best: tuple[Strategy, float, float, list[Candidate]] | None = None
@@ -219,7 +212,8 @@ def _within_tolerance(
             plan, rows = choose(sampler, block, share, costs, options, round_number)
             strategy = strategy.with_block(block.number, plan)
             tried += rows
-        images = _with(sampler, strategy, means).invert(*held_out).images
+        known = _learned(blocks, strategy)
+        images = _with(sampler, strategy, known).invert(*held_out).images
         error = float((images - exact).abs().max())
         logger.info("round %d: %s, error %.2g", round_number, strategy, error)
         candidates += tried
@@ -240,21 +234,25 @@ def _within_tolerance(
 
 
 def _curves(blocks: list[BlockCase]) -> list[tuple[int, int, Convergence]]:
-    """(block, guess, curve); those after a draft say nothing of Jacobi itself."""
+    """(block, guess, curve of Jacobi)."""
     return [
-        (block.number, guess, curve)
+        (block.number, guess, block.profiles[guess])
         for block in blocks
-        for (guess, draft), curve in sorted(
-            block.profiles.items(), key=lambda item: item[0]
-        )
-        if not draft
+        for guess in sorted(block.profiles)
     ]
+
+
+def _learned(blocks: list[BlockCase], strategy: Strategy) -> dict[int, Learned]:
+    """What the strategy needs to know of blocks, beside its plans."""
+    pairs = zip(blocks, strategy.blocks, strict=True)
+    found = {block.number: block.learned(plan) for block, plan in pairs}
+    return {number: one for number, one in found.items() if not one.empty}
 
 
 def _with(
     sampler: TarFlowSampler,
     strategy: Strategy,
-    means: Mapping[int, Means] | None = None,
+    learned: Mapping[int, Learned] | None = None,
 ) -> TarFlowSampler:
     """The same sampler with another strategy, exact and without denoising."""
     return TarFlowSampler(
@@ -262,7 +260,7 @@ def _with(
         strategy,
         sampler.guidance,
         precision=sampler.precision,
-        means=means or {},
+        learned=learned or {},
     )
 
 
@@ -292,7 +290,7 @@ def _prepare(
         case.gain = gains[number]
         for guess in case.guesses:
             with autocast(sampler.device, sampler.precision):
-                (case.profiles[guess, 0],) = convergence(
+                (case.profiles[guess],) = convergence(
                     block,
                     x,
                     z,
@@ -301,7 +299,7 @@ def _prepare(
                     iterations=max(2, min(options.max_iterations, int(most) + 1)),
                     tol=stop_of_profile(options.tolerance),
                     guidance=sampler.guidance,
-                    means=means,
+                    learned=Learned(means),
                 )
         blocks.append(case)
         progress.advance()

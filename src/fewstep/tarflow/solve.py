@@ -115,13 +115,13 @@ def settle(
     moves[:, -1] = True
     exact = moves.int().argmax(dim=1, keepdim=True)
     number = tokens.expand(len(old), -1).gather(1, exact)
-    value = torch.where((tokens > number)[..., None], _bounded(new), new)
+    value = torch.where((tokens > number)[..., None], bounded(new), new)
     keeps = ~pending | (tokens < number) if cached else ~pending
     value = torch.where(keeps[..., None], old, value)
     return value, torch.maximum(final, number[:, 0])
 
 
-def _bounded(x: Tensor) -> Tensor:
+def bounded(x: Tensor) -> Tensor:
     """Entries that no step has settled yet, kept finite."""
     finite = torch.nan_to_num(x, nan=0.0, posinf=_EXCURSION, neginf=-_EXCURSION)
     return finite.clamp(-_EXCURSION, _EXCURSION)

@@ -7,10 +7,12 @@ iterated at most `J` times; every other block is one segment (plain Jacobi) of a
 slashes in the order of `Stack`: `[0/7-256/8-1/13-6]`. A block cut into as many segments
 as it has tokens is solved token by token: `For`.
 
-Two things are fewstep's own. `wN` in place of a number of segments is a window of N
+Three things are fewstep's own. `wN` in place of a number of segments is a window of N
 tokens that slides over the sequence as fast as its tokens settle (its J says nothing).
 `a+b` in place of a number of iterations solves the block in bfloat16 first and then
 takes b Jacobi iterations over the whole sequence in full precision: `[7-w32-1+2-3+2]`.
+A `c` behind it says that iterations are corrected by weights that a search has learned:
+such a strategy comes from a plan, not from its notation alone.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class BlockPlan:
             it goes on until all tokens are settled. 0 = none.
         refine: b > 0 = what is above is a draft in bfloat16, and b Jacobi iterations
             over the whole sequence follow in full precision. 0 = no draft.
+        corrected: every iteration is corrected by learned weights, and every other one
+            spares the unconditional rows; see `fewstep.tarflow.corrected`.
     """
 
     segments: int = FOR
@@ -52,6 +56,7 @@ class BlockPlan:
     tol: float | None = None
     window: int = 0
     refine: int = 0
+    corrected: bool = False
 
     def __post_init__(self) -> None:
         if self.segments < 0:
@@ -69,6 +74,8 @@ class BlockPlan:
             )
         if self.window and self.segments:
             raise ValueError("a window slides over the whole sequence: no segments")
+        if self.corrected and self.segments != 1:
+            raise ValueError("only iterations over the whole sequence are corrected")
 
     @property
     def is_for(self) -> bool:
@@ -77,8 +84,9 @@ class BlockPlan:
 
     @property
     def iterations(self) -> str:
-        """Iterations in the notation: `a`, or `a+b` after a draft."""
-        return str(self.max_jacobi) + (f"+{self.refine}" if self.refine else "")
+        """Iterations in the notation: `a`, `a+b` after a draft, `c` if corrected."""
+        refined = f"+{self.refine}" if self.refine else ""
+        return str(self.max_jacobi) + refined + ("c" if self.corrected else "")
 
     @property
     def mode(self) -> str:
@@ -190,19 +198,19 @@ class Strategy:
         """The notation; `For` when every block is sequential."""
         if all(plan == BlockPlan() for plan in self.blocks):
             return "For"
-        counts = Counter(
-            (p.max_jacobi, p.refine) for p in self.blocks if p.segments == 1
-        )
+        counts = Counter(_key(p) for p in self.blocks if p.segments == 1)
         # The most frequent count, the larger one on a tie, so the text is unique.
         other = max(counts, key=lambda j: (counts[j], j)) if counts else None
         stack = [
             (number, plan)
             for number, plan in enumerate(self.blocks)
-            if plan.segments != 1 or (plan.max_jacobi, plan.refine) != other
+            if plan.segments != 1 or _key(plan) != other
         ]
         rest = "0"
         if other is not None:
-            rest = BlockPlan(1, other[0], refine=other[1]).iterations
+            rest = BlockPlan(
+                1, other[0], refine=other[1], corrected=other[2]
+            ).iterations
         if not stack:  # plain Jacobi everywhere: name one block so that it parses
             stack = [(0, self.blocks[0])]
         full = "T" if self.tokens is None else str(self.tokens)
@@ -229,6 +237,7 @@ class Strategy:
                     "tol": plan.tol,
                     "window": plan.window,
                     "refine": plan.refine,
+                    "corrected": plan.corrected,
                 }
                 for number, plan in enumerate(self.blocks)
             ],
@@ -245,6 +254,7 @@ class Strategy:
                 row["tol"],
                 row["window"],
                 row["refine"],
+                row["corrected"],
             )
             for row in value["blocks"]
         )
@@ -254,6 +264,11 @@ class Strategy:
         """The same strategy with another plan for one block."""
         plans = (*self.blocks[:block], plan, *self.blocks[block + 1 :])
         return replace(self, blocks=plans)
+
+
+def _key(plan: BlockPlan) -> tuple[int, int, bool]:
+    """What the notation says of the iterations."""
+    return plan.max_jacobi, plan.refine, plan.corrected
 
 
 def _normalised(plan: BlockPlan, tokens: int | None) -> BlockPlan:
@@ -286,6 +301,11 @@ def _read_notation(
         rf"\[({number})-({way})-({count}(?:/{count})*)-({count})\]",
         text.strip().replace(" ", ""),
     )
+    if not match and re.search(r"\d+c\b", text):
+        raise ValueError(
+            f"{text!r}: corrected iterations (c) have weights that a search has "
+            "learned; use auto"
+        )
     if not match:
         raise ValueError(
             f"{text!r} is not [Stack-GS-J-Else], such as [7-8-32-10] or "

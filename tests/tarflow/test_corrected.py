@@ -1,0 +1,215 @@
+"""Corrected iterations: causal, exact in the end, better than plain ones, batched."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fewstep.tarflow import BlockPlan, Strategy, TarFlow, invert
+from fewstep.tarflow.corrected import Learned, features, iterate, solve_corrected
+from fewstep.tarflow.costs import Costs
+from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
+from fewstep.tarflow.inverse import invert_block, make_evaluator
+from fewstep.tarflow.learned import fit, learn
+from fewstep.tarflow.solve import jacobi_step
+from tests.tarflow.conftest import random_model
+
+MODEL = random_model(scale=0.05)
+GUIDED = Guidance(1.5)
+
+
+def noise(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 16, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def evaluator(
+    z: Tensor, y: Tensor | None = None, guidance: Guidance = UNGUIDED
+) -> BlockEvaluator:
+    """The network of block 1, without a cache."""
+    return make_evaluator(MODEL.flows[1], y, z, guidance, cached=False)
+
+
+def exact(z: Tensor, y: Tensor | None = None, guidance: Guidance = UNGUIDED) -> Tensor:
+    """The solution of block 1 by For, in the block's order."""
+    block = MODEL.flows[1]
+    x, _, _ = invert_block(block, block.ordered(z), y, BlockPlan(), guidance=guidance)
+    return block.ordered(x)
+
+
+def test_features_by_a_plain_loop() -> None:
+    """Token t gets the moves of t-1, t-2 and t-4 and the mean of all before it."""
+    move = noise(2, 0)
+    found = features(move, 4)
+    assert found.shape == (2, 16, 48)
+    for t in range(16):
+        lags = [
+            move[:, t - lag] if t >= lag else torch.zeros(2, 12) for lag in (1, 2, 4)
+        ]
+        mean = move[:, :t].mean(dim=1) if t else torch.zeros(2, 12)
+        torch.testing.assert_close(found[:, t], torch.cat([*lags, mean], dim=1))
+
+
+@given(token=st.integers(0, 15))
+def test_a_token_hears_of_those_before_it_alone(token: int) -> None:
+    """A change of one move changes the features of later tokens only."""
+    move = noise(1, 1)
+    other = move.clone()
+    other[:, token] += 1.0
+    changed = (features(move, 4) != features(other, 4)).any(dim=2)[0]
+    assert not changed[: token + 1].any()
+    assert changed[token + 1 :].all()
+
+
+def test_weights_that_explain_all_are_found() -> None:
+    """A rest that is linear in the features is fitted, but for the ridge."""
+    move, weights = noise(64, 2), 0.3 * torch.randn(48, 12)
+    left = features(move, 4) @ weights
+    found = fit(move, left, 4)
+    assert (features(move, 4) @ found - left).abs().max() < 0.05 * left.abs().max()
+    assert torch.equal(found, found.half().float())
+    # Without anything to learn from there is nothing to add.
+    assert not fit(torch.zeros(4, 16, 12), torch.zeros(4, 16, 12), 4).any()
+
+
+@pytest.mark.parametrize("guidance", [UNGUIDED, GUIDED])
+def test_the_end_is_exact_whatever_the_weights(guidance: Guidance) -> None:
+    """As many iterations as tokens, twice as many with guidance, give For's result."""
+    z, y = noise(2, 3), torch.tensor([0, 2])
+    count = 32 if guidance.weight else 16
+    weights = 0.05 * torch.randn(
+        count, 48, 12, generator=torch.Generator().manual_seed(4)
+    )
+    with torch.inference_mode():
+        x = solve_corrected(evaluator(z, y, guidance), z, z, weights)
+        wanted = exact(z, y, guidance)
+    assert (x - wanted).abs().max() < 2e-5 * max(1.0, float(wanted.abs().max()))
+
+
+def test_learned_iterations_leave_less_of_unseen_samples() -> None:
+    """Three corrected iterations are nearer to For than three plain ones."""
+    z, seen = noise(8, 5), noise(64, 6)
+    with torch.inference_mode():
+        weights, _, curve = learn(evaluator(seen), seen, exact(seen), seen, 3)
+        solved, wanted = solve_corrected(evaluator(z), z, z, weights), exact(z)
+        plain = solve_corrected(evaluator(z), z, z, torch.zeros_like(weights))
+    error, before = (float((x - wanted).square().mean()) for x in (solved, plain))
+    assert error < 0.25 * before
+    assert len(curve.largest) == 3
+    assert curve.largest[2] < curve.largest[0]
+
+
+def test_errors_are_those_of_samples_that_were_not_shown_too() -> None:
+    """The curve of learning is what the solver then gives on the same samples."""
+    z = noise(16, 7)
+    with torch.inference_mode():
+        weights, last, curve = learn(evaluator(z), z, exact(z), z, 4)
+        again = solve_corrected(evaluator(z), z, z, weights)
+        error = float((again - exact(z)).abs().max())
+    torch.testing.assert_close(again, last)
+    assert curve.largest[-1] == pytest.approx(error, rel=1e-3)
+    assert all(len(each) == 16 for each in curve.errors)
+
+
+def test_sparing_takes_the_guidance_term_of_the_call_before() -> None:
+    """Conditional rows are new, their difference to the unconditional ones is old."""
+    x, later, y = noise(2, 8), noise(2, 9), torch.tensor([0, 2])
+    with torch.inference_mode():
+        evaluate, plain = evaluator(x, y, GUIDED), evaluator(x, y)
+        full = torch.cat(evaluate(x[:, :-1], 0), dim=2)
+        given = torch.cat(plain(x[:, :-1], 0), dim=2)
+        spared = torch.cat(evaluate(later[:, :-1], 0, spare=True), dim=2)
+        torch.testing.assert_close(
+            spared, torch.cat(plain(later[:, :-1], 0), dim=2) + full - given
+        )
+        # The same tokens again: nothing is missing.
+        evaluate(later[:, :-1], 0)
+        again = torch.cat(evaluate(later[:, :-1], 0, spare=True), dim=2)
+        torch.testing.assert_close(again, torch.cat(evaluate(later[:, :-1], 0), dim=2))
+
+
+def test_every_other_iteration_spares() -> None:
+    """Even numbers evaluate conditional and unconditional rows, odd ones half."""
+    z, rows = noise(2, 10), list[int]()
+    evaluate = evaluator(z, torch.tensor([0, 2]), GUIDED)
+    network = evaluate.network
+
+    def counted(x: Tensor, added: Tensor, **more: object) -> Tensor:
+        rows.append(len(added))
+        return network(x, added, **cast("dict[str, int]", more))
+
+    evaluate.network = cast("object", counted)  # type: ignore[assignment]
+    with torch.inference_mode():
+        solve_corrected(evaluate, z, z, torch.zeros(5, 48, 12))
+    assert rows == [4, 2, 4, 2, 4]
+    assert evaluate.steps == 5
+
+
+def test_plain_jacobi_is_an_iteration_without_weights() -> None:
+    """Weights of zero leave z exp(s) + u, token 0 kept."""
+    z, x = noise(2, 11), noise(2, 12)
+    with torch.inference_mode():
+        found = iterate(evaluator(z), z, x, 0)
+        s, u = evaluator(z)(x[:, :-1], 0)
+        assert torch.equal(found[:, 0], x[:, 0])
+        torch.testing.assert_close(found[:, 1:], jacobi_step(z[:, 1:], s, u))
+        assert torch.equal(
+            solve_corrected(evaluator(z), z, x, torch.zeros(1, 48, 12)), found
+        )
+
+
+PLAN = BlockPlan(1, 2, refine=3, corrected=True)
+
+
+def learned(count: int) -> dict[int, Learned]:
+    """Some weights for every block."""
+    draw = torch.Generator().manual_seed(13)
+    return {
+        n: Learned(None, 0.03 * torch.randn(count, 48, 12, generator=draw))
+        for n in range(3)
+    }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_sample_does_not_depend_on_its_batch(size: int) -> None:
+    """Alone and among others a corrected plan gives the same image, up to rounding."""
+    z, strategy = noise(4, 14), Strategy((PLAN,) * 3, 16)
+    whole = invert(MODEL, z, strategy=strategy, learned=learned(5))
+    part = invert(MODEL, z[:size], strategy=strategy, learned=learned(5))
+    # bfloat16 drafts round by the number of rows; three refinements take that away.
+    torch.testing.assert_close(whole.images[:size], part.images, atol=2e-3, rtol=0)
+    assert whole.steps == [5, 5, 5]
+    assert whole.evaluations == [75, 75, 75]
+
+
+def test_missing_weights_are_named(tiny: TarFlow) -> None:
+    """A corrected plan without weights, or with too few, does not run."""
+    for known in (None, learned(4)):
+        with pytest.raises(ValueError, match="5 corrected iterations need weights"):
+            invert(tiny, noise(1, 15), strategy=Strategy((PLAN,) * 3), learned=known)
+
+
+def test_a_corrected_plan_has_its_own_mark() -> None:
+    """`c` in the notation, which cannot be read back as JSON can."""
+    strategy = Strategy((PLAN, BlockPlan(), BlockPlan(1, 4, corrected=True)), 16)
+    assert str(strategy) == "[0/1-1/16-2+3c/1-4c]"
+    assert Strategy.from_dict(strategy.to_dict()) == strategy
+    with pytest.raises(ValueError, match="a search has learned; use auto"):
+        Strategy.parse(str(strategy), num_blocks=3, tokens=16)
+    for plan in ({"segments": 2}, {"window": 4}, {"segments": 0}):
+        with pytest.raises(ValueError, match="over the whole sequence are corrected"):
+            BlockPlan(corrected=True, **plan)
+
+
+def test_corrected_iterations_cost_half_every_other_time() -> None:
+    """Full and spared rows in turn, in bfloat16 and then in full precision."""
+    costs = Costs({1: 1.0, 15: 10.0}, spare=6.0, draft=4.0, draft_spare=3.0)
+    assert costs.corrected(0, 1) == 10.0
+    assert costs.corrected(0, 4) == 32.0
+    assert costs.corrected(3, 2) == 4 + 3 + 4 + 10 + 6
+    unguided = Costs({1: 1.0, 15: 10.0}, draft=4.0)
+    assert unguided.corrected(2, 3) == 38.0
