@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,8 @@ from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import alternate
 
 _CLOCKED = 3  # plans of a block that the clock decides between, beside For
-_CORRECTED = 6  # corrected iterations in full precision that are looked at
+_CORRECTED = 6  # corrected iterations that are looked at after a draft
+_ALONE = 10  # and without one
 _DRAFTS = 3  # lengths of corrected drafts that are tried
 _SPARED = 0.6  # windows need at least this share of the evaluations of Jacobi
 _HOPELESS = 1.3  # plans predicted this much slower than the best, or For, get no clock
@@ -104,8 +105,13 @@ def _jacobi_plans(
     """Jacobi from every guess, and corrected from the guess that needs least."""
     tried: list[Tried] = []
     for guess in block.guesses:
-        plan = BlockPlan(1, options.max_iterations, guess)
-        tried += _by_profile(block.profiles[guess], plan, tolerance, costs, options)
+        tried += _by_profile(
+            block.profiles[guess],
+            partial(_jacobi, guess),
+            lambda count: count * costs.whole,
+            tolerance,
+            options,
+        )
     yield from tried
     fit = [one for one in tried if not one.reason]
     if not fit:
@@ -120,28 +126,30 @@ def _jacobi_plans(
     for draft in lengths:
         if costs.corrected(draft, 1) > most:
             return
-        plan = BlockPlan(1, max(draft, 1), least.plan.guess, 0.0, corrected=True)
-        yield _corrected(sampler, block, plan, draft, tolerance, costs)
+        guess = least.plan.guess
+        if (guess, draft) not in block.corrected:
+            block.corrected[guess, draft] = _learn(sampler, block, guess, draft)
+        yield from _by_profile(
+            block.corrected[guess, draft][1],
+            partial(_corrected, guess, draft),
+            partial(costs.corrected, draft),
+            tolerance,
+            options,
+        )
 
 
-def _corrected(
-    sampler: TarFlowSampler,
-    block: BlockCase,
-    plan: BlockPlan,
-    draft: int,
-    tolerance: float,
-    costs: Costs,
-) -> Tried:
-    """The plan with as many iterations in full precision as all samples need."""
-    if (plan.guess, draft) not in block.corrected:
-        block.corrected[plan.guess, draft] = _learn(sampler, block, plan.guess, draft)
-    _, profile = block.corrected[plan.guess, draft]
-    needed = iterations_to(profile.largest, _MARGIN * tolerance)
-    count = needed or len(profile.largest)
-    plan = replace(plan, refine=count) if draft else replace(plan, max_jacobi=count)
-    reason = "" if needed else "does not converge within tolerance"
-    cost = costs.corrected(draft, count)
-    return Tried(plan, cost, profile.largest[count - 1], reason)
+def _jacobi(guess: int, count: int, tol: float) -> BlockPlan:
+    """The plan with so many iterations, and a stop."""
+    return BlockPlan(1, count, guess, tol)
+
+
+def _corrected(guess: int, draft: int, count: int, tol: float) -> BlockPlan:
+    """The plan with so many corrected iterations in full precision, and a stop."""
+    if not draft:
+        count = min(count, _ALONE)
+        return BlockPlan(1, count, guess, tol, corrected=True)
+    count = min(count, _CORRECTED)
+    return BlockPlan(1, draft, guess, tol, refine=count, corrected=True)
 
 
 def _learn(
@@ -159,39 +167,44 @@ def _learn(
             low = make(dtype=torch.bfloat16)
             found, x, _ = learn(low, z, exact, x, draft)
             weights.append(found)
-        found, _, profile = learn(make(), z, exact, x, _CORRECTED)
+        found, _, profile = learn(make(), z, exact, x, _CORRECTED if draft else _ALONE)
     return torch.cat([*weights, found]), profile
 
 
 def _by_profile(
     profile: Convergence,
-    plan: BlockPlan,
+    plan: Callable[[int, float], BlockPlan],
+    cost: Callable[[int], float],
     tolerance: float,
-    costs: Costs,
     options: SearchOptions,
 ) -> Iterator[Tried]:
     """The plan with as many iterations as all samples need, and with a stop for each.
 
     The first has a margin in the error, the second in the stop; a stop costs a sample
     one iteration that tells it to end, but easy samples end sooner.
+
+    Args:
+        profile: errors and moves by iteration.
+        plan: of so many iterations and a stop.
+        cost: seconds of so many iterations.
+        tolerance: of the block.
+        options: of the search.
     """
     needed = iterations_to(profile.largest, _MARGIN * tolerance)
     if needed is not None:
         error = profile.largest[needed - 1]
-        cost = needed * costs.whole
-        yield Tried(replace(plan, max_jacobi=needed, tol=0.0), cost, error)
+        yield Tried(plan(needed, 0.0), cost(needed), error)
     stop = loosest(profile, tolerance)
     if stop is not None:
         tol, ends, error = stop
-        cap = int(ends.max()) + options.margin
-        batches = torch.split(ends.double(), options.batch)
-        usual = float(torch.stack([part.max() for part in batches]).mean())
-        cost = usual * costs.whole
-        yield Tried(replace(plan, max_jacobi=cap, tol=tol), cost, error)
+        most = [int(part.max()) for part in torch.split(ends, options.batch)]
+        usual = sum(cost(count) for count in most) / len(most)
+        yield Tried(plan(max(most) + options.margin, tol), usual, error)
     if needed is None and stop is None:
-        cost = len(profile.largest) * costs.whole
+        count = len(profile.largest)
         why = "does not converge within tolerance"
-        yield Tried(plan, cost, profile.largest[-1], why)
+        failed = plan(options.max_iterations, tolerance)
+        yield Tried(failed, cost(count), profile.largest[-1], why)
 
 
 def loosest(

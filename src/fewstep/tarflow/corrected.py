@@ -76,22 +76,36 @@ def solve_corrected(
     z: Tensor,
     x: Tensor,
     weights: Tensor,
+    tol: float = 0.0,
     on_iteration: OnStep | None = None,
 ) -> Tensor:
-    """As many iterations as there are weights (K, 4C, C); no sample ends before.
+    """As many iterations as there are weights (K, 4C, C), or fewer.
 
     Args:
         evaluate: the block's network, without a cache.
         z, x: its output and where to begin (B, T, C), in the block's order.
         weights: of every iteration.
+        tol: an iteration that moves no entry of a sample by more is the sample's last;
+            what a correction adds is no part of the move. 0 = none is.
         on_iteration: called with (0, iteration, x).
 
     Returns:
         x (B, T, C).
     """
     width = math.isqrt(z.shape[1])
+    ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for number, each in enumerate(weights):
-        x = correct(x, iterate(evaluate, z, x, number), each, width)
+        new = iterate(evaluate, z, x, number)
+        still = moves(x, new) <= tol
+        x = torch.where(ended[:, None, None], x, correct(x, new, each, width))
         if on_iteration is not None:
             on_iteration(0, number + 1, x)
+        ended |= still
+        if tol and bool(ended.all()):
+            break
     return x
+
+
+def moves(old: Tensor, new: Tensor) -> Tensor:
+    """Largest move of an entry of each sample (B,)."""
+    return (new - old).abs().amax(dim=(1, 2))

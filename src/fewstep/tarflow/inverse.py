@@ -107,7 +107,8 @@ def invert_block(
             x = solve_exact(evaluate, z, part, tol=tol, start_from=x, on_iteration=hook)
         else:
             now, weights = weights[: part.max_jacobi], weights[part.max_jacobi :]
-            x = solve_corrected(evaluate, z, x, now, hook)
+            tol = bound if low is None else 0.0
+            x = solve_corrected(evaluate, z, x, now, tol, hook)
         steps += evaluate.steps
         evaluations += evaluate.evaluations
     return block.ordered(x), steps, evaluations

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.tarflow.corrected import Learned, correct, features, iterate
+from fewstep.tarflow.corrected import Learned, correct, features, iterate, moves
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.metrics import Convergence, Recorder
 from fewstep.tarflow.model import FlowBlock, TarFlow
@@ -78,16 +78,18 @@ def learn(
         iterations: how many, K.
 
     Returns:
-        weights (K, 4C, C); the last x (B, T, C); errors by iteration.
+        weights (K, 4C, C); the last x (B, T, C); errors and moves by iteration.
     """
     width = math.isqrt(z.shape[1])
-    shown = slice(max(1, round(_SHOWN * len(z))))
+    shown = slice(round((1 - _SHOWN) * len(z)), None)  # the first ones have the clock
     record, weights = Recorder(exact, 1), list[Tensor]()
     for number in range(iterations):
         new = iterate(evaluate, z, x, number)
         weights.append(fit((new - x)[shown], (exact - new)[shown], width))
+        moved = moves(x, new)
         x = correct(x, new, weights[-1], width)
         record(0, number + 1, x)
+        record.found[0].moves[-1] = moved
     return torch.stack(weights), x, record.found[0]
 
 

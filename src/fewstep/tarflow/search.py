@@ -200,7 +200,7 @@ def _within_tolerance(
     sequential = Strategy.sequential(len(blocks), sampler.model.tokens)
     exact = _with(sampler, sequential).invert(*held_out).images
     # Errors of blocks seldom meet in one value with one sign.
-    scale, grown, candidates = 2.0, False, list[Candidate]()
+    scale, growth, grown, candidates = 2.0, 2.0, False, list[Candidate]()
     best: tuple[Strategy, float, float, list[Candidate]] | None = None
     before: Strategy | None = None
     for round_number in range(_ROUNDS):
@@ -224,11 +224,15 @@ def _within_tolerance(
             if error > _ROOM * options.tolerance or settled:
                 break
             before = strategy
-            scale, grown = 2 * scale, True
+            scale, grown = growth * scale, True
             continue
         forget(tried, f"end-to-end error {error:.2g} on held-out noise")
-        if grown:
+        if grown and growth < 2.0:
             break
+        if grown:  # too much: once more, between the two
+            growth = 1.4
+            scale *= growth / 2.0
+            continue
         scale *= min(0.7, 0.6 * options.tolerance / error)
     return best or (sequential, 0.0, 0.0, candidates)
 
