@@ -72,8 +72,21 @@ def test_weights_that_explain_all_are_found() -> None:
     found = fit(move, left, 4)
     assert (features(move, 4) @ found - left).abs().max() < 0.05 * left.abs().max()
     assert torch.equal(found, found.half().float())
-    # Without anything to learn from there is nothing to add.
-    assert not fit(torch.zeros(4, 16, 12), torch.zeros(4, 16, 12), 4).any()
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 1e30])
+def test_without_anything_to_learn_nothing_is_added(value: float) -> None:
+    """Moves of nothing, or beyond all bounds, make weights of zero."""
+    move = torch.full((4, 16, 12), value)
+    assert not fit(move, move, 4).any()
+
+
+def test_weights_are_fitted_in_full_precision_under_autocast() -> None:
+    """What a sampler in bfloat16 learns from the same numbers is the same."""
+    move, left = noise(16, 16), noise(16, 17)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fit(move, left, 4)
+    assert torch.equal(found, fit(move, left, 4))
 
 
 @pytest.mark.parametrize("guidance", [UNGUIDED, GUIDED])

@@ -47,20 +47,26 @@ so that the largest one is mostly that of a sample which the weights have not se
 def fit(move: Tensor, left: Tensor, width: int) -> Tensor:
     """Weights (4C, C), in half precision, that make `left` of the features of `move`.
 
-    Ridge regression in which each sample weighs the same, however far off it is.
+    Ridge regression in which each sample weighs the same, however far off it is. Where
+    numbers are no longer finite there is nothing to learn, and weights are zeros.
 
     Args:
         move: f(x) - x (B, T, C) in the block's order.
         left: x* - f(x) (B, T, C).
         width: tokens of a row of the image.
     """
-    given = features(move, width)
-    size = given.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
-    given, wanted = ((part / size).flatten(0, 1) for part in (given, left))
-    gram = (given.T @ given).double()
+    with torch.autocast(move.device.type, enabled=False):
+        given = features(move, width)
+        size = given.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+        given, wanted = ((part / size).flatten(0, 1) for part in (given, left))
+        # Small, and not every device has float64.
+        gram, both = ((given.T @ part).cpu().double() for part in (given, wanted))
+    if not bool(gram.isfinite().all() and both.isfinite().all()):
+        return torch.zeros_like(both, dtype=torch.float32).to(move.device)
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + 1e-12)
-    weights: Tensor = torch.linalg.solve(gram, (given.T @ wanted).double())
-    return weights.half().float()
+    weights: Tensor = torch.linalg.solve(gram, both)
+    most = torch.finfo(torch.half).max
+    return weights.clamp(-most, most).half().float().to(move.device)
 
 
 def learn(
