@@ -42,7 +42,7 @@ BF16_TOLERANCE = 2e-2
 BATCHES = (1, 16)
 GPU_BATCHES = (1, 8, 128)
 WINDOWS = (8, 16, 32, 64)
-CALIBRATION = 32
+CALIBRATION = 48
 """Samples that the search measures errors on."""
 _CLOCKED, _CALIBRATED, _HELD_OUT = 3, 1, 2  # seeds of the noise
 FOR = "original For"
