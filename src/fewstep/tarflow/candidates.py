@@ -145,11 +145,15 @@ def _jacobi(guess: int, count: int, tol: float) -> BlockPlan:
 
 def _corrected(guess: int, draft: int, count: int, tol: float) -> BlockPlan:
     """The plan with so many corrected iterations in full precision, and a stop."""
+    count = min(count, _learnt(draft))
     if not draft:
-        count = min(count, _ALONE)
         return BlockPlan(1, count, guess, tol, corrected=True)
-    count = min(count, _CORRECTED)
     return BlockPlan(1, draft, guess, tol, refine=count, corrected=True)
+
+
+def _learnt(draft: int) -> int:
+    """Corrected iterations in full precision that have weights."""
+    return _CORRECTED if draft else _ALONE
 
 
 def _learn(
@@ -167,7 +171,7 @@ def _learn(
             low = make(dtype=torch.bfloat16)
             found, x, _ = learn(low, z, exact, x, draft)
             weights.append(found)
-        found, _, profile = learn(make(), z, exact, x, _CORRECTED if draft else _ALONE)
+        found, _, profile = learn(make(), z, exact, x, _learnt(draft))
     return torch.cat([*weights, found]), profile
 
 
