@@ -199,11 +199,21 @@ def main(
                     each["original"] = job.checkout.version
                 each["command"] = _command(program, wanted, name, threads)
                 each.setdefault("machine", machine(packages, device))
-                each["device"] = device.type
+                each["device"], each["simd"] = device.type, simd()
                 each["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
             write(program, rows, folder)
             sys.stdout.write(table(rows) + "\n\n")
             sys.stdout.flush()
+
+
+def simd() -> str:
+    """The widest instructions that torch uses of this processor, such as AVX512.
+
+    Ratios depend on them: AVX512 machines may multiply bfloat16, others do not.
+    """
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def _arguments(

@@ -110,7 +110,8 @@ def machine(
 def write(program: str, rows: Iterable[Row], folder: Path = HERE) -> None:
     """Keep rows in `<program>.json` and in the table of `README.md`.
 
-    A row replaces the older one of its name, threads and device; others stay.
+    A row replaces the older one of its name, threads, device and kind of processor;
+    others stay.
 
     Raises:
         SystemExit: with a line, when the README has no place for the table.
@@ -124,7 +125,8 @@ def write(program: str, rows: Iterable[Row], folder: Path = HERE) -> None:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return row["name"], row.get("threads"), row.get("device", "cpu")
+    device = row.get("device", "cpu")
+    return row["name"], row.get("threads"), device, row.get("simd")
 
 
 def _with_table(readme: Path, program: str, rows: Sequence[Row]) -> str:
@@ -153,6 +155,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "MB": lambda r: f"{r['memory_mb']:.3g}",
     "partner's MB": lambda r: f"{r['partner_memory_mb']:.3g}",
     "threads": lambda r: str(r["threads"]),
+    "CPU": lambda r: str(r["simd"]),
     "what": lambda r: str(r["what"]),
     "date": lambda r: str(r["date"]),
 }

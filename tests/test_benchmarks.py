@@ -230,7 +230,7 @@ def test_a_program_measures_its_parts(
     assert (second["value"], second["partner_value"]) == (2, 3)
     assert first["command"] == "python benchmarks/sums.py one"
     assert second["command"] == "python benchmarks/sums.py --threads 2 one"
-    assert {"machine", "date", "device"} <= set(first)
+    assert {"machine", "date", "device", "simd"} <= set(first)
     assert "| a | 1 s | the other: 3 |" in capsys.readouterr().out
 
 
