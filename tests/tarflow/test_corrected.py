@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep.tarflow import BlockPlan, Strategy, TarFlow, invert
-from fewstep.tarflow.corrected import Learned, features, iterate, solve_corrected
+from fewstep.tarflow.corrected import (
+    Learned,
+    correct,
+    features,
+    iterate,
+    solve_corrected,
+)
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.inverse import invert_block, make_evaluator
-from fewstep.tarflow.learned import fit, learn
+from fewstep.tarflow.learned import Lesson, exact_parameters, fit, learn
 from fewstep.tarflow.solve import jacobi_step
 from tests.tarflow.conftest import random_model
 
@@ -67,38 +73,51 @@ def test_a_token_hears_of_those_before_it_alone(token: int) -> None:
 
 def test_weights_that_explain_all_are_found() -> None:
     """A rest that is linear in the features is fitted, but for the ridge."""
-    move, weights = noise(64, 2), 0.3 * torch.randn(48, 12)
-    left = features(move, 4) @ weights
-    found = fit(move, left, 4)
-    assert (features(move, 4) @ found - left).abs().max() < 0.05 * left.abs().max()
+    given, weights = features(noise(64, 2), 4), 0.3 * torch.randn(48, 24)
+    left = given @ weights
+    found = fit(given, left)
+    assert (given @ found - left).abs().max() < 0.01 * left.abs().max()
     assert torch.equal(found, found.half().float())
+
+
+def test_every_sample_weighs_the_same() -> None:
+    """A sample a thousand times as far off says no more than another one."""
+    given, left = features(noise(16, 18), 4), noise(16, 19)
+    size = torch.ones(16, 1, 1)
+    size[3] = 1000.0
+    found = fit(size * given, size * left)
+    torch.testing.assert_close(found, fit(given, left), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 1e30])
 def test_without_anything_to_learn_nothing_is_added(value: float) -> None:
     """Moves of nothing, or beyond all bounds, make weights of zero."""
     move = torch.full((4, 16, 12), value)
-    assert not fit(move, move, 4).any()
+    assert not fit(features(move, 4), move).any()
 
 
 def test_weights_are_fitted_in_full_precision_under_autocast() -> None:
     """What a sampler in bfloat16 learns from the same numbers is the same."""
-    move, left = noise(16, 16), noise(16, 17)
+    given, left = features(noise(16, 16), 4), noise(16, 17)
     with torch.autocast("cpu", torch.bfloat16):
-        found = fit(move, left, 4)
-    assert torch.equal(found, fit(move, left, 4))
+        found = fit(given, left)
+    assert torch.equal(found, fit(given, left))
 
 
-@pytest.mark.parametrize("guidance", [UNGUIDED, GUIDED])
-def test_the_end_is_exact_whatever_the_weights(guidance: Guidance) -> None:
-    """As many iterations as tokens, twice as many with guidance, give For's result."""
+@pytest.mark.parametrize(
+    ("guidance", "spare"), [(UNGUIDED, False), (GUIDED, False), (GUIDED, True)]
+)
+def test_the_end_is_exact_whatever_the_weights(
+    guidance: Guidance, *, spare: bool
+) -> None:
+    """As many iterations as tokens, twice as many if they spare, give For's result."""
     z, y = noise(2, 3), torch.tensor([0, 2])
-    count = 32 if guidance.weight else 16
+    count = 32 if spare else 16
     weights = 0.05 * torch.randn(
-        count, 48, 12, generator=torch.Generator().manual_seed(4)
+        count, 144, 24, generator=torch.Generator().manual_seed(4)
     )
     with torch.inference_mode():
-        x = solve_corrected(evaluator(z, y, guidance), z, z, weights)
+        x = solve_corrected(evaluator(z, y, guidance), z, z, weights, spare=spare)
         wanted = exact(z, y, guidance)
     assert (x - wanted).abs().max() < 2e-5 * max(1.0, float(wanted.abs().max()))
 
@@ -107,25 +126,63 @@ def test_learned_iterations_leave_less_of_unseen_samples() -> None:
     """Three corrected iterations are nearer to For than three plain ones."""
     z, seen = noise(8, 5), noise(64, 6)
     with torch.inference_mode():
-        weights, _, curve = learn(evaluator(seen), seen, exact(seen), seen, 3)
-        solved, wanted = solve_corrected(evaluator(z), z, z, weights), exact(z)
-        plain = solve_corrected(evaluator(z), z, z, torch.zeros_like(weights))
+        found = lesson(seen, 3)
+        solved, wanted = solve_corrected(evaluator(z), z, z, found.weights), exact(z)
+        plain = solve_corrected(evaluator(z), z, z, torch.zeros_like(found.weights))
     error, before = (float((x - wanted).square().mean()) for x in (solved, plain))
-    assert error < 0.25 * before
-    assert len(curve.largest) == 3
-    assert curve.largest[2] < curve.largest[0]
+    assert error < 0.1 * before
+    assert len(found.curve.largest) == 3
+    assert found.curve.largest[2] < found.curve.largest[0]
+
+
+def test_learning_ends_where_the_error_is_small_enough() -> None:
+    """No iteration after the first that leaves no sample more than that."""
+    z = noise(16, 20)
+    with torch.inference_mode():
+        curve = lesson(z, 6).curve.largest
+        enough = curve[2]
+        found = lesson(z, 6, enough=enough)
+    assert len(found.weights) == len(found.iterates) == 3
+    assert found.curve.largest == curve[:3]
+
+
+def lesson(z: Tensor, iterations: int, enough: float = 0.0) -> Lesson:
+    """Iterations of block 1 from z, learned on these very samples."""
+    block, x = MODEL.flows[1], exact(z)
+    parameters = exact_parameters(block, block.ordered(x), None)
+    return learn(evaluator(z), z, x, parameters, z, iterations, enough=enough)
+
+
+def test_a_correction_is_two_guesses_of_s_and_u() -> None:
+    """By a plain formula: the second guess knows what the first one adds to f(x)."""
+    z, x = noise(2, 21), noise(2, 22)
+    draw = torch.Generator().manual_seed(23)
+    weights = 0.05 * torch.randn(144, 24, generator=draw)
+    with torch.inference_mode():
+        found = iterate(evaluator(z), z, x)
+        corrected = correct(found, weights, 4)
+    known = features(found.new - x, 4)
+    s, u = (known @ weights[:48]).chunk(2, dim=2)
+    once = jacobi_step(z, found.s + s, found.u + u)
+    known = torch.cat([known, features(once - found.new, 4)], dim=2)
+    s, u = (known @ weights[48:]).chunk(2, dim=2)
+    torch.testing.assert_close(corrected, jacobi_step(z, found.s + s, found.u + u))
+    assert torch.equal(corrected[:, 0], z[:, 0])
 
 
 def test_errors_are_those_of_samples_that_were_not_shown_too() -> None:
     """The curve of learning is what the solver then gives on the same samples."""
     z = noise(16, 7)
     with torch.inference_mode():
-        weights, last, curve = learn(evaluator(z), z, exact(z), z, 4)
-        again = solve_corrected(evaluator(z), z, z, weights)
+        found = lesson(z, 4)
+        again = solve_corrected(evaluator(z), z, z, found.weights)
         error = float((again - exact(z)).abs().max())
-    torch.testing.assert_close(again, last)
-    assert curve.largest[-1] == pytest.approx(error, rel=1e-3)
-    assert all(len(each) == 16 for each in curve.errors)
+        first = (iterate(evaluator(z), z, z).new - z).abs().amax(dim=(1, 2))
+    torch.testing.assert_close(again, found.iterates[-1])
+    assert found.curve.largest[-1] == pytest.approx(error, rel=1e-3)
+    assert all(len(each) == 16 for each in found.curve.errors)
+    # A move is f(x) - x, which is what the solver ends by, without the correction.
+    torch.testing.assert_close(found.curve.moves[0], first)
 
 
 def test_sparing_takes_the_guidance_term_of_the_call_before() -> None:
@@ -145,8 +202,9 @@ def test_sparing_takes_the_guidance_term_of_the_call_before() -> None:
         torch.testing.assert_close(again, torch.cat(evaluate(later[:, :-1], 0), dim=2))
 
 
-def test_every_other_iteration_spares() -> None:
-    """Even numbers evaluate conditional and unconditional rows, odd ones half."""
+@pytest.mark.parametrize("spare", [False, True])
+def test_every_other_iteration_spares(*, spare: bool) -> None:
+    """Even numbers evaluate all rows, odd ones half where the plan says so."""
     z, rows = noise(2, 10), list[int]()
     evaluate = evaluator(z, torch.tensor([0, 2]), GUIDED)
     network = evaluate.network
@@ -157,21 +215,21 @@ def test_every_other_iteration_spares() -> None:
 
     evaluate.network = cast("object", counted)  # type: ignore[assignment]
     with torch.inference_mode():
-        solve_corrected(evaluate, z, z, torch.zeros(5, 48, 12))
-    assert rows == [4, 2, 4, 2, 4]
+        solve_corrected(evaluate, z, z, torch.zeros(5, 144, 24), spare=spare)
+    assert rows == ([4, 2, 4, 2, 4] if spare else [4] * 5)
     assert evaluate.steps == 5
 
 
 def test_plain_jacobi_is_an_iteration_without_weights() -> None:
-    """Weights of zero leave z exp(s) + u, token 0 kept."""
+    """Weights of zero leave z exp(s) + u, token 0 that of z."""
     z, x = noise(2, 11), noise(2, 12)
     with torch.inference_mode():
-        found = iterate(evaluator(z), z, x, 0)
+        found = iterate(evaluator(z), z, x)
         s, u = evaluator(z)(x[:, :-1], 0)
-        assert torch.equal(found[:, 0], x[:, 0])
-        torch.testing.assert_close(found[:, 1:], jacobi_step(z[:, 1:], s, u))
+        assert torch.equal(found.new[:, 0], z[:, 0])
+        torch.testing.assert_close(found.new[:, 1:], jacobi_step(z[:, 1:], s, u))
         assert torch.equal(
-            solve_corrected(evaluator(z), z, x, torch.zeros(1, 48, 12)), found
+            solve_corrected(evaluator(z), z, x, torch.zeros(1, 144, 24)), found.new
         )
 
 
@@ -182,7 +240,7 @@ def learned(count: int) -> dict[int, Learned]:
     """Some weights for every block."""
     draw = torch.Generator().manual_seed(13)
     return {
-        n: Learned(None, 0.03 * torch.randn(count, 48, 12, generator=draw))
+        n: Learned(None, 0.03 * torch.randn(count, 144, 24, generator=draw))
         for n in range(3)
     }
 
@@ -207,22 +265,26 @@ def test_missing_weights_are_named(tiny: TarFlow) -> None:
 
 
 def test_a_corrected_plan_has_its_own_mark() -> None:
-    """`c` in the notation, which cannot be read back as JSON can."""
-    strategy = Strategy((PLAN, BlockPlan(), BlockPlan(1, 4, corrected=True)), 16)
-    assert str(strategy) == "[0/1-1/16-2+3c/1-4c]"
+    """`c` or `s` in the notation, which cannot be read back as JSON can."""
+    spared = BlockPlan(1, 4, corrected=True, spare=True)
+    strategy = Strategy((PLAN, BlockPlan(), spared), 16)
+    assert str(strategy) == "[0/1-1/16-2+3c/1-4s]"
     assert Strategy.from_dict(strategy.to_dict()) == strategy
     with pytest.raises(ValueError, match="a search has learned; use auto"):
         Strategy.parse(str(strategy), num_blocks=3, tokens=16)
     for plan in ({"segments": 2}, {"window": 4}, {"segments": 0}):
         with pytest.raises(ValueError, match="over the whole sequence are corrected"):
             BlockPlan(corrected=True, **plan)
+    with pytest.raises(ValueError, match="only corrected iterations spare"):
+        BlockPlan(1, 4, spare=True)
 
 
-def test_corrected_iterations_cost_half_every_other_time() -> None:
+def test_sparing_iterations_cost_half_every_other_time() -> None:
     """Full and spared rows in turn, in bfloat16 and then in full precision."""
     costs = Costs({1: 1.0, 15: 10.0}, spare=6.0, draft=4.0, draft_spare=3.0)
-    assert costs.corrected(0, 1) == 10.0
-    assert costs.corrected(0, 4) == 32.0
-    assert costs.corrected(3, 2) == 4 + 3 + 4 + 10 + 6
+    assert costs.corrected(0, 1, spare=True) == 10.0
+    assert costs.corrected(0, 4, spare=True) == 32.0
+    assert costs.corrected(3, 2, spare=True) == 4 + 3 + 4 + 10 + 6
+    assert costs.corrected(3, 2, spare=False) == 32.0
     unguided = Costs({1: 1.0, 15: 10.0}, draft=4.0)
-    assert unguided.corrected(2, 3) == 38.0
+    assert unguided.corrected(2, 3, spare=True) == 38.0

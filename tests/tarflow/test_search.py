@@ -15,7 +15,12 @@ from fewstep.tarflow.case import SearchOptions
 from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.guidance import Guidance
-from fewstep.tarflow.learned import mean_parameters, read_learned, write_learned
+from fewstep.tarflow.learned import (
+    exact_parameters,
+    mean_parameters,
+    read_learned,
+    write_learned,
+)
 from fewstep.tarflow.metrics import Convergence
 from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.search import SearchResult, search
@@ -186,6 +191,39 @@ def test_corrected_plans_win_where_they_save_calls(clock: dict[str, float]) -> N
     assert error <= 1e-2
 
 
+def test_a_better_split_of_the_error_costs_less(
+    clock: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rounds that split the error anew never cost calls, and mostly save some."""
+    tolerances = [1e-2, 3e-3, 1e-3, 3e-4, 1e-4]
+    best = [run(tolerance) for tolerance in tolerances]
+    monkeypatch.setattr(searching, "_ROUNDS", 1)
+    first = [run(tolerance) for tolerance in tolerances]
+    for one, other, tolerance in zip(best, first, tolerances, strict=True):
+        assert one.error <= tolerance
+        assert one.seconds <= other.seconds
+    assert sum(one.seconds for one in best) < sum(one.seconds for one in first)
+
+
+def test_sparing_is_tried_and_has_its_rows(clock: dict[str, float]) -> None:
+    """With guidance corrected plans that spare and that do not stand side by side."""
+    clock.update(call=0.0, row=1.0)
+    sampler = TarFlowSampler(MODEL, Strategy.sequential(3, 16), Guidance(0.5))
+    noise = [
+        torch.randn(16, 16, 12, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    ]
+    labels = torch.arange(16) % 3
+    options = SearchOptions(1e-2, batch=2, windows=(), repeats=1)
+    pairs = [(each, labels) for each in noise]
+    found = search(sampler, *pairs, [[1.0, 9.0]] * 3, [], options).candidates
+    plans = [row.plan for row in found if row.plan.corrected]
+    assert {plan.spare for plan in plans} == {False, True}
+    plain = run(1e-2).candidates  # without guidance there is nothing to spare
+    assert any(row.plan.corrected for row in plain)
+    assert not any(row.plan.spare for row in plain)
+
+
 def test_costs_lie_on_a_line_between_measured_widths() -> None:
     """What was measured is given back; between two widths the line counts."""
     found = Costs({1: 1.0, 8: 4.5, 16: 5.0})
@@ -234,8 +272,8 @@ def test_an_image_answers_to_its_last_block_as_it_is(tiny: TarFlow) -> None:
 def test_what_was_learned_comes_back_from_json(tiny: TarFlow) -> None:
     """Means and weights that were written are those that were used, to the bit."""
     x = torch.randn(4, 16, 12, generator=torch.Generator().manual_seed(4))
-    means = mean_parameters(tiny.flows[1], x, None)
-    weights = torch.randn(3, 48, 12).half().float()
+    means = mean_parameters(*exact_parameters(tiny.flows[1], x, None))
+    weights = torch.randn(3, 144, 24).half().float()
     learned = {1: Learned(means, weights), 2: Learned(means), 0: Learned(None, weights)}
     back = read_learned(json.loads(json.dumps(write_learned(learned))), tiny)
     assert back.keys() == learned.keys()

@@ -275,6 +275,8 @@ def _plan(row: Mapping[Any, Any]) -> str:
         words += f" in bfloat16 and {row['refine']} in full precision"
     if row["corrected"]:
         words += ", corrected"
+    if row["spare"]:
+        words += ", every other one without unconditional rows"
     if row["stop"]:
         words += f", until no token moves {error_text(row['stop'])}"
     return f"{words}, from {row['guess']}"

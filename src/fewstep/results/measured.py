@@ -76,6 +76,7 @@ STRATEGIES = Table(
         integer("window", "tokens in a sliding window; 0: no window", required=True),
         integer("refine", "iterations in full precision after a draft in bfloat16"),
         flag("corrected", "whether learned weights correct the iterations"),
+        flag("spare", "whether every other one spares unconditional rows"),
         number("stop", "a sample ends when no token moved more than this"),
         text("guess", "start: z, zeros, means, ...; For: none", required=True),
         integer("batch", "images in the measured batch", required=True, minimum=1),

@@ -152,6 +152,7 @@ def _candidate_row(here: dict[str, Any], c: Candidate) -> dict[str, Any]:
         window=plan.window,
         refine=plan.refine,
         corrected=plan.corrected,
+        spare=plan.spare,
         stop=plan.tol,
         guess="none" if plan.is_for else GUESSES[plan.guess],
         seconds=c.seconds,

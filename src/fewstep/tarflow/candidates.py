@@ -12,21 +12,19 @@ from torch import Tensor
 from fewstep.device import autocast
 from fewstep.tarflow.case import BlockCase, Candidate, SearchOptions, Tried
 from fewstep.tarflow.costs import Costs
-from fewstep.tarflow.inverse import invert_block, make_evaluator
-from fewstep.tarflow.learned import learn
+from fewstep.tarflow.inverse import invert_block
+from fewstep.tarflow.lessons import corrected_curves, corrected_plan
 from fewstep.tarflow.metrics import Convergence, iterations_to
 from fewstep.tarflow.sampler import TarFlowSampler
-from fewstep.tarflow.solve import initial_guess
+from fewstep.tarflow.shares import MARGIN
 from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import alternate
 
 _CLOCKED = 3  # plans of a block that the clock decides between, beside For
-_CORRECTED = 6  # corrected iterations that are looked at after a draft
-_ALONE = 10  # and without one
-_DRAFTS = 3  # lengths of corrected drafts that are tried
 _SPARED = 0.6  # windows need at least this share of the evaluations of Jacobi
 _HOPELESS = 1.3  # plans predicted this much slower than the best, or For, get no clock
-_MARGIN = 0.7  # of a block's tolerance: what a fixed number of iterations may leave
+_RACED = 0.5  # seconds that For runs for at least: short plans have more turns
+_TURNS = 20  # at most
 _NOT_EXACT = "error above tolerance"
 
 
@@ -57,10 +55,12 @@ def choose(
     limit = _HOPELESS * sequential.predicted
     fit = [one for one in tried[1:] if not one.reason and one.predicted < limit]
     best = sorted(fit, key=lambda one: one.predicted)[:_CLOCKED]
+    turns = min(_TURNS, round(_RACED / sequential.predicted))
+    options = replace(options, repeats=max(options.repeats, turns))
     _clock(sampler, block, [sequential.plan, *(one.plan for one in best)], options)
     seconds = {one.plan: block.clocks[one.plan].median for one in [sequential, *best]}
-    winner = min(seconds, key=lambda plan: seconds[plan])
-    if seconds[winner] > (1 - options.min_gain) * seconds[sequential.plan]:
+    winner = min(seconds, key=lambda plan: block.relative[plan])
+    if block.relative[winner] > 1 - options.min_gain:
         winner = sequential.plan
     rows = []
     for one in tried:
@@ -117,22 +117,16 @@ def _jacobi_plans(
     if not fit:
         return
     least = min(fit, key=lambda one: one.predicted)
+    guess = least.plan.guess
     usual = max(1, round(least.predicted / costs.whole))
-    lengths = [0]
-    if costs.draft is not None and costs.draft < 0.9 * costs.whole:
-        longest = max(1, usual - 2)
-        lengths = list(range(max(1, longest - _DRAFTS + 1), longest + 1))
     most = _HOPELESS * min(least.predicted, (block.z.shape[1] - 1) * costs.of(1))
-    for draft in lengths:
-        if costs.corrected(draft, 1) > most:
-            return
-        guess = least.plan.guess
-        if (guess, draft) not in block.corrected:
-            block.corrected[guess, draft] = _learn(sampler, block, guess, draft)
+    for draft, spare, learnt, curve in corrected_curves(
+        sampler, block, guess, usual, most, costs, options
+    ):
         yield from _by_profile(
-            block.corrected[guess, draft][1],
-            partial(_corrected, guess, draft),
-            partial(costs.corrected, draft),
+            curve,
+            partial(corrected_plan, guess, draft, spare, learnt),
+            partial(costs.corrected, draft, spare=spare),
             tolerance,
             options,
         )
@@ -141,38 +135,6 @@ def _jacobi_plans(
 def _jacobi(guess: int, count: int, tol: float) -> BlockPlan:
     """The plan with so many iterations, and a stop."""
     return BlockPlan(1, count, guess, tol)
-
-
-def _corrected(guess: int, draft: int, count: int, tol: float) -> BlockPlan:
-    """The plan with so many corrected iterations in full precision, and a stop."""
-    count = min(count, _learnt(draft))
-    if not draft:
-        return BlockPlan(1, count, guess, tol, corrected=True)
-    return BlockPlan(1, draft, guess, tol, refine=count, corrected=True)
-
-
-def _learnt(draft: int) -> int:
-    """Corrected iterations in full precision that have weights."""
-    return _CORRECTED if draft else _ALONE
-
-
-def _learn(
-    sampler: TarFlowSampler, block: BlockCase, guess: int, draft: int
-) -> tuple[Tensor, Convergence]:
-    """Weights of a draft and of the iterations after it, and what those leave."""
-    module = sampler.model.flows[block.number]
-    z, exact = module.ordered(block.z), module.ordered(block.x)
-    with torch.inference_mode(), autocast(sampler.device, sampler.precision):
-        make = partial(
-            make_evaluator, module, block.y, z, sampler.guidance, cached=False
-        )
-        x, weights = initial_guess(z, guess, block.means), list[Tensor]()
-        if draft:
-            low = make(dtype=torch.bfloat16)
-            found, x, _ = learn(low, z, exact, x, draft)
-            weights.append(found)
-        found, _, profile = learn(make(), z, exact, x, _learnt(draft))
-    return torch.cat([*weights, found]), profile
 
 
 def _by_profile(
@@ -194,7 +156,7 @@ def _by_profile(
         tolerance: of the block.
         options: of the search.
     """
-    needed = iterations_to(profile.largest, _MARGIN * tolerance)
+    needed = iterations_to(profile.largest, MARGIN * tolerance)
     if needed is not None:
         error = profile.largest[needed - 1]
         yield Tried(plan(needed, 0.0), cost(needed), error)
@@ -327,7 +289,11 @@ def _clock(
     plans: list[BlockPlan],
     options: SearchOptions,
 ) -> None:
-    """Median times of plans in turn at the wanted batch, where one has none yet."""
+    """Times of plans in turn at the wanted batch, For first, where one has none yet.
+
+    Races are at different times, so what counts is the part of For's time, and the
+    least of each: what other work on the machine adds is none of the plan's.
+    """
     if all(plan in block.clocks for plan in plans):
         return
     calls = {
@@ -337,6 +303,8 @@ def _clock(
     clocks = alternate(calls, repeats=options.repeats, device=sampler.device)
     for place, plan in enumerate(plans):
         block.clocks[plan] = clocks[str(place)]
+        least = [min(clocks[str(n)].seconds) for n in (place, 0)]
+        block.relative[plan] = least[0] / least[1]
 
 
 def latest(candidates: list[Candidate]) -> list[Candidate]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fewstep.tarflow.corrected import Learned
+from fewstep.tarflow.learned import Lesson, mean_parameters
 from fewstep.tarflow.metrics import Convergence
 from fewstep.tarflow.solve import Means
 from fewstep.tarflow.strategy import BlockPlan
@@ -74,11 +75,13 @@ class BlockCase:
         y: labels (N,) or None.
         guesses: worth a try, the most promising first.
         tough: whether to cut it into segments.
-        means: for the guess from means.
+        parameters: s and u at x, see `exact_parameters`.
         gain: largest change of an image for a change of 1 of x.
         profiles: Jacobi's error by iteration, by guess.
+        drafts: corrected iterations in bfloat16, by guess and whether they spare.
         corrected: weights of corrected iterations and the error that those after the
-            draft leave, by guess and iterations of a draft.
+            draft leave, by guess, iterations of a draft and whether they spare.
+        relative: seconds of plans over those of For in the same race, by plan.
         clocks, errors, steps: what was measured, by plan: the clock at the wanted
             batch, the largest error, the network's calls for a batch.
         hopeless: windows (width, 0) and segments (0, number) that were far too slow.
@@ -90,16 +93,23 @@ class BlockCase:
     y: Tensor | None
     guesses: list[int]
     tough: bool
-    means: Means
+    parameters: tuple[Tensor, Tensor]
     gain: float = 1.0
     profiles: dict[int, Convergence] = field(default_factory=dict)
-    corrected: dict[tuple[int, int], tuple[Tensor, Convergence]] = field(
+    drafts: dict[tuple[int, bool], Lesson] = field(default_factory=dict)
+    corrected: dict[tuple[int, int, bool], tuple[Tensor, Convergence]] = field(
         default_factory=dict
     )
     clocks: dict[BlockPlan, Timing] = field(default_factory=dict)
+    relative: dict[BlockPlan, float] = field(default_factory=dict)
     errors: dict[BlockPlan, float] = field(default_factory=dict)
     steps: dict[BlockPlan, int] = field(default_factory=dict)
     hopeless: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def means(self) -> Means:
+        """For the guess from means."""
+        return mean_parameters(*self.parameters)
 
     def learned(self, plan: BlockPlan) -> Learned:
         """What the plan needs to know of the block."""
@@ -107,5 +117,5 @@ class BlockCase:
         if not plan.corrected:
             return Learned(means)
         draft = plan.max_jacobi if plan.refine else 0
-        weights, _ = self.corrected[plan.guess, draft]
+        weights, _ = self.corrected[plan.guess, draft, plan.spare]
         return Learned(means, weights[: plan.max_jacobi + plan.refine])

@@ -1,15 +1,16 @@
 """Jacobi whose iterations guess what they leave from what they moved.
 
-An iteration x -> f(x) leaves x* - f(x) = J (x* - x) and terms of second order, and
-f(x) - x is what is known of x* - x. Much of J is the same for all samples: what a token
-takes over from the tokens right before it, from the one above it, and from the mean of
-all before it. So x* - f(x) is guessed linearly from the moves of those tokens, with
-weights that exact pairs of a calibration batch give for every iteration. Token t is
-guessed from tokens before it alone, so it is exact once they are.
+An iteration evaluates s and u at x; at the solution x* they are s* and u*, and
+f(x) - x is what is known of x* - x. Much of the Jacobian is the same for all samples:
+what s and u of a token take over from the tokens right before it, from the one above,
+and from the mean of all before it. So s* - s and u* - u are guessed linearly from the
+moves of those tokens, and once more from these moves and from what the first guess adds
+to f(x), with weights that exact pairs of a calibration batch give for every iteration.
+Token t is guessed from tokens before it alone, so it is exact once they are.
 
-With guidance every other iteration leaves the unconditional rows out and takes their
-difference to the conditional ones from the iteration before, where it is nearly the
-same: half the work.
+With guidance every other iteration may leave the unconditional rows out and take their
+difference to the conditional ones from the iteration before: half the work, where that
+difference has nearly settled.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Learned:
 
     Attributes:
         means: for the guess from means; None: not known.
-        weights: of corrected iterations (K, 4C, C), those of a draft first; None: none.
+        weights: of corrected iterations (K, 12C, 2C), those of a draft first, each the
+            (4C, 2C) of the first guess and the (8C, 2C) of the second; None: none.
     """
 
     means: Means | None = None
@@ -41,6 +43,43 @@ class Learned:
     def empty(self) -> bool:
         """Whether nothing is known."""
         return self.means is None and self.weights is None
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What an iteration starts from and finds, each (B, T, C) in the block's order.
+
+    Attributes:
+        z: the block's output.
+        s, u: at x, those of token 0 zeros: it passes unchanged.
+        new: f(x).
+        move: f(x) - x.
+    """
+
+    z: Tensor
+    s: Tensor
+    u: Tensor
+    new: Tensor
+    move: Tensor
+
+    def shifted(self, change: Tensor) -> Tensor:
+        """x (B, T, C) with another s and u: `change` (B, T, 2C) is added."""
+        s, u = change.chunk(2, dim=2)
+        return bounded(jacobi_step(self.z, self.s + s, self.u + u))
+
+    @property
+    def largest(self) -> Tensor:
+        """Largest move of an entry of each sample (B,)."""
+        return self.move.abs().amax(dim=(1, 2))
+
+
+def iterate(
+    evaluate: BlockEvaluator, z: Tensor, x: Tensor, *, spare: bool = False
+) -> Iteration:
+    """An iteration from x (B, T, C); `spare` leaves the unconditional rows out."""
+    s, u = (F.pad(part, (0, 0, 1, 0)) for part in evaluate(x[:, :-1], 0, spare=spare))
+    new = bounded(jacobi_step(z, s, u))
+    return Iteration(z, s, u, new, new - x)
 
 
 def features(move: Tensor, width: int) -> Tensor:
@@ -60,15 +99,17 @@ def features(move: Tensor, width: int) -> Tensor:
     return torch.cat([*lagged, mean], dim=2)
 
 
-def iterate(evaluate: BlockEvaluator, z: Tensor, x: Tensor, number: int) -> Tensor:
-    """f(x) (B, T, C); odd numbers leave the unconditional rows out."""
-    s, u = evaluate(x[:, :-1], 0, spare=number % 2 == 1)
-    return torch.cat([x[:, :1], jacobi_step(z[:, 1:], s, u)], dim=1)
+def correct(found: Iteration, weights: Tensor, width: int) -> Tensor:
+    """The guess of x* (B, T, C) after an iteration, by its weights (12C, 2C)."""
+    given = features(found.move, width)
+    first, second = weights[: given.shape[2]], weights[given.shape[2] :]
+    return found.shifted(again(found, given, given @ first, width) @ second)
 
 
-def correct(old: Tensor, new: Tensor, weights: Tensor, width: int) -> Tensor:
-    """f(x) and the guess of what it leaves (B, T, C), from x, f(x), weights (4C, C)."""
-    return bounded(new + features(new - old, width) @ weights)
+def again(found: Iteration, given: Tensor, change: Tensor, width: int) -> Tensor:
+    """What the second guess knows (B, T, 8C): the first's features and its effect."""
+    added = found.shifted(change) - found.new
+    return torch.cat([given, features(added, width)], dim=2)
 
 
 def solve_corrected(
@@ -78,8 +119,10 @@ def solve_corrected(
     weights: Tensor,
     tol: float = 0.0,
     on_iteration: OnStep | None = None,
+    *,
+    spare: bool = False,
 ) -> Tensor:
-    """As many iterations as there are weights (K, 4C, C), or fewer.
+    """As many iterations as there are weights (K, 12C, 2C), or fewer.
 
     Args:
         evaluate: the block's network, without a cache.
@@ -88,6 +131,7 @@ def solve_corrected(
         tol: an iteration that moves no entry of a sample by more is the sample's last;
             what a correction adds is no part of the move. 0 = none is.
         on_iteration: called with (0, iteration, x).
+        spare: every other iteration leaves the unconditional rows out.
 
     Returns:
         x (B, T, C).
@@ -95,17 +139,12 @@ def solve_corrected(
     width = math.isqrt(z.shape[1])
     ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for number, each in enumerate(weights):
-        new = iterate(evaluate, z, x, number)
-        still = moves(x, new) <= tol
-        x = torch.where(ended[:, None, None], x, correct(x, new, each, width))
+        found = iterate(evaluate, z, x, spare=spare and number % 2 == 1)
+        x = torch.where(ended[:, None, None], x, correct(found, each, width))
         if on_iteration is not None:
             on_iteration(0, number + 1, x)
-        ended |= still
-        if tol and bool(ended.all()):
-            break
+        if tol:
+            ended |= found.largest <= tol
+            if bool(ended.all()):
+                break
     return x
-
-
-def moves(old: Tensor, new: Tensor) -> Tensor:
-    """Largest move of an entry of each sample (B,)."""
-    return (new - old).abs().amax(dim=(1, 2))

@@ -48,18 +48,23 @@ class Costs:
         """Seconds of the whole sequence."""
         return self.seconds[max(self.seconds)]
 
-    def corrected(self, draft: int, refine: int) -> float:
+    def corrected(self, draft: int, refine: int, *, spare: bool) -> float:
         """Seconds of corrected iterations, in bfloat16 and in full precision.
 
-        Every other one spares the unconditional rows.
+        Args:
+            draft, refine: how many.
+            spare: every other one spares the unconditional rows.
         """
-        total = (refine + 1) // 2 * self.whole
-        total += refine // 2 * (self.spare or self.whole)
+        total = _in_turn(refine, self.whole, self.spare if spare else None)
         if draft:
             assert self.draft is not None, "drafts have no clock"
-            total += (draft + 1) // 2 * self.draft
-            total += draft // 2 * (self.draft_spare or self.draft)
+            total += _in_turn(draft, self.draft, self.draft_spare if spare else None)
         return total
+
+
+def _in_turn(count: int, one: float, other: float | None) -> float:
+    """Seconds of so many calls, of one kind and another in turn (None: of one)."""
+    return (count + 1) // 2 * one + count // 2 * (one if other is None else other)
 
 
 def measure_costs(

@@ -108,7 +108,7 @@ def invert_block(
         else:
             now, weights = weights[: part.max_jacobi], weights[part.max_jacobi :]
             tol = bound if low is None else 0.0
-            x = solve_corrected(evaluate, z, x, now, tol, hook)
+            x = solve_corrected(evaluate, z, x, now, tol, hook, spare=plan.spare)
         steps += evaluate.steps
         evaluations += evaluate.evaluations
     return block.ordered(x), steps, evaluations
@@ -122,7 +122,7 @@ def _parts(plan: BlockPlan) -> list[tuple[BlockPlan, torch.dtype | None]]:
 
 
 def _weights(plan: BlockPlan, learned: Learned) -> Tensor | None:
-    """Of the plan's corrected iterations (K, 4C, C)."""
+    """Of the plan's corrected iterations (K, 12C, 2C)."""
     if not plan.corrected:
         return None
     count = plan.max_jacobi + plan.refine

@@ -8,35 +8,38 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fewstep.tarflow.corrected import Learned, correct, features, iterate, moves
+from fewstep.tarflow.corrected import Learned, again, correct, features, iterate
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.metrics import Convergence, Recorder
 from fewstep.tarflow.model import FlowBlock, TarFlow
 from fewstep.tarflow.solve import Means
 
 
-def mean_parameters(
+def exact_parameters(
     block: FlowBlock, x: Tensor, y: Tensor | None, guidance: Guidance = UNGUIDED
-) -> Means:
-    """E[s] and E[u] of each entry, at exact inputs x (B, T, C) in raster order.
-
-    As precise as a plan keeps them: half precision.
-    """
+) -> tuple[Tensor, Tensor]:
+    """s and u at exact inputs x (B, T, C) in raster order, those of token 0 zeros."""
     x = block.ordered(x)
     with torch.inference_mode():
         evaluate = BlockEvaluator(block, y, len(x), guidance)
-        found = [part.mean(dim=0) for part in evaluate(x[:, :-1], 0)]
-    s, u = (torch.cat([torch.zeros_like(part[:1]), part]) for part in found)
-    return s.half().float(), u.half().float()
+        s, u = (F.pad(part, (0, 0, 1, 0)) for part in evaluate(x[:, :-1], 0))
+    return s, u
 
 
-_RIDGE = 1e-2
+def mean_parameters(s: Tensor, u: Tensor) -> Means:
+    """E[s] and E[u] of each entry (T, C), as precise as a plan keeps them: half."""
+    return s.mean(dim=0).half().float(), u.mean(dim=0).half().float()
+
+
+_RIDGE = 1e-3
 """Of the mean square of a feature: weights of little use are left small."""
 
 _SHOWN = 0.75
@@ -44,65 +47,86 @@ _SHOWN = 0.75
 so that the largest one is mostly that of a sample which the weights have not seen."""
 
 
-def fit(move: Tensor, left: Tensor, width: int) -> Tensor:
-    """Weights (4C, C), in half precision, that make `left` of the features of `move`.
+def fit(given: Tensor, wanted: Tensor) -> Tensor:
+    """Weights (F, D), in half precision, that make `wanted` of `given`.
 
     Ridge regression in which each sample weighs the same, however far off it is. Where
     numbers are no longer finite there is nothing to learn, and weights are zeros.
 
     Args:
-        move: f(x) - x (B, T, C) in the block's order.
-        left: x* - f(x) (B, T, C).
-        width: tokens of a row of the image.
+        given: features (B, T, F).
+        wanted: (B, T, D).
     """
-    with torch.autocast(move.device.type, enabled=False):
-        given = features(move, width)
+    with torch.autocast(given.device.type, enabled=False):
         size = given.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
-        given, wanted = ((part / size).flatten(0, 1) for part in (given, left))
+        given, wanted = ((part / size).flatten(0, 1) for part in (given, wanted))
         # Small, and not every device has float64.
         gram, both = ((given.T @ part).cpu().double() for part in (given, wanted))
     if not bool(gram.isfinite().all() and both.isfinite().all()):
-        return torch.zeros_like(both, dtype=torch.float32).to(move.device)
+        return torch.zeros_like(both, dtype=torch.float32).to(given.device)
     gram.diagonal().add_(_RIDGE * gram.diagonal().mean() + 1e-12)
     weights: Tensor = torch.linalg.solve(gram, both)
     most = torch.finfo(torch.half).max
-    return weights.clamp(-most, most).half().float().to(move.device)
+    return weights.clamp(-most, most).half().float().to(given.device)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Corrected iterations on exact pairs.
+
+    Attributes:
+        weights: of every iteration (K, 12C, 2C).
+        iterates: x (B, T, C) after every iteration.
+        curve: errors and moves by iteration.
+    """
+
+    weights: Tensor
+    iterates: list[Tensor]
+    curve: Convergence
 
 
 def learn(
     evaluate: BlockEvaluator,
     z: Tensor,
     exact: Tensor,
+    parameters: tuple[Tensor, Tensor],
     x: Tensor,
     iterations: int,
-) -> tuple[Tensor, Tensor, Convergence]:
-    """Weights of so many iterations on exact pairs, and what they leave of the error.
+    *,
+    spare: bool = False,
+    enough: float = 0.0,
+) -> Lesson:
+    """Learn the weights of iterations, each on what those before it leave.
 
     Args:
-        evaluate, z, x: as in `solve_corrected`.
+        evaluate, z, x, spare: as in `solve_corrected`.
         exact: the solution (B, T, C) in the block's order.
-        iterations: how many, K.
-
-    Returns:
-        weights (K, 4C, C); the last x (B, T, C); errors and moves by iteration.
+        parameters: s and u there, see `exact_parameters`.
+        iterations: most of them.
+        enough: an error that need not get smaller.
     """
     width = math.isqrt(z.shape[1])
     shown = slice(round((1 - _SHOWN) * len(z)), None)  # the first ones have the clock
-    record, weights = Recorder(exact, 1), list[Tensor]()
+    record, weights, iterates = Recorder(exact, 1), list[Tensor](), list[Tensor]()
     for number in range(iterations):
-        new = iterate(evaluate, z, x, number)
-        weights.append(fit((new - x)[shown], (exact - new)[shown], width))
-        moved = moves(x, new)
-        x = correct(x, new, weights[-1], width)
-        record(0, number + 1, x)
-        record.found[0].moves[-1] = moved
-    return torch.stack(weights), x, record.found[0]
+        found = iterate(evaluate, z, x, spare=spare and number % 2 == 1)
+        left = torch.cat([parameters[0] - found.s, parameters[1] - found.u], dim=2)
+        given = features(found.move, width)
+        first = fit(given[shown], left[shown])
+        second = fit(again(found, given, given @ first, width)[shown], left[shown])
+        weights.append(torch.cat([first, second]))
+        x = correct(found, weights[-1], width)
+        iterates.append(x)
+        record(0, number + 1, x, found.largest)
+        if record.found[0].largest[-1] <= enough:
+            break
+    return Lesson(torch.stack(weights), iterates, record.found[0])
 
 
 def write_learned(learned: Mapping[int, Learned]) -> dict[str, dict[str, str]]:
     """As JSON: "means" and "corrections" of blocks, base64 of half-precision numbers.
 
-    Means are E[s] and E[u] (2, T, C), corrections (K, 4C, C).
+    Means are E[s] and E[u] (2, T, C), corrections (K, 12C, 2C).
     """
     means = {
         str(block): _written(torch.stack(one.means))
@@ -125,7 +149,7 @@ def read_learned(planned: Mapping[str, Any], model: TarFlow) -> dict[int, Learne
         s, u = _read(text).view(2, model.tokens, channels).to(device)
         means[int(block)] = (s, u)
     weights = {
-        int(block): _read(text).view(-1, 4 * channels, channels).to(device)
+        int(block): _read(text).view(-1, 12 * channels, 2 * channels).to(device)
         for block, text in planned.get("corrections", {}).items()
     }
     return {

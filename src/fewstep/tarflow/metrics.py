@@ -215,7 +215,10 @@ class Recorder:
         self._bounds = segment_bounds(exact.shape[1], segments)
         self._before: Tensor | None = None
 
-    def __call__(self, segment: int, _: int, now: Tensor) -> None:
+    def __call__(
+        self, segment: int, _: int, now: Tensor, moved: Tensor | None = None
+    ) -> None:
+        """Note x (B, T, C) after an iteration; its move (B,) if not from before."""
         if len(self.found) == segment:
             self.found.append(Convergence())
         start, stop = self._bounds[segment]
@@ -226,10 +229,11 @@ class Recorder:
         curve.median.append(float(worst.median()))
         curve.rms.append(float(error.square().mean().sqrt()))
         curve.errors.append(worst)
-        moved = torch.full_like(worst, torch.inf)
-        if self._before is not None:
-            change = (now[:, window] - self._before[:, window]).abs()
-            moved = change.amax(dim=(1, 2))
+        if moved is None:
+            moved = torch.full_like(worst, torch.inf)
+            if self._before is not None:
+                change = (now[:, window] - self._before[:, window]).abs()
+                moved = change.amax(dim=(1, 2))
         curve.moves.append(moved)
         self._before = now.clone()
 

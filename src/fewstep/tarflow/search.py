@@ -12,6 +12,7 @@ grow, and in the end there is always For, which is exact.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,17 +33,19 @@ from fewstep.tarflow.case import BlockCase, Candidate, SearchOptions
 from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.costs import Costs, measure_costs
 from fewstep.tarflow.inverse import invert_block
-from fewstep.tarflow.learned import mean_parameters
+from fewstep.tarflow.learned import exact_parameters
 from fewstep.tarflow.metrics import Convergence, convergence
 from fewstep.tarflow.sampler import TarFlowSampler
+from fewstep.tarflow.shares import equal_shares, fastest_shares, known_choices
 from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import alternate
 
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 5
+_SCALE = 2.0  # errors of blocks seldom meet in one value with one sign
 _SAFE = 0.8  # of the tolerance: what held-out noise may show, for noise not seen yet
-_ROOM = 0.4  # of the tolerance: with an error below it the shares grow
+_ROOM = 0.5  # of the tolerance: with an error below it the shares grow
 _CLOCKED = 5  # evaluations of each width at least: they are short
 _PROBED = 2  # samples whose images tell how strongly they answer to a block
 _PROBE = 4  # Jacobi iterations that carry a small change through a block
@@ -193,48 +196,55 @@ def _within_tolerance(
 ) -> tuple[Strategy, float, float, list[Candidate]]:
     """Fastest plans whose end-to-end error holds on held-out noise, else For.
 
+    The first split gives all blocks alike; what it tells of them makes the next ones.
+
     Returns:
         strategy, its error, the largest tolerance of a block (0: no plan but For held),
         all candidates.
     """
     sequential = Strategy.sequential(len(blocks), sampler.model.tokens)
     exact = _with(sampler, sequential).invert(*held_out).images
-    # Errors of blocks seldom meet in one value with one sign.
-    scale, growth, grown, candidates = 2.0, 2.0, False, list[Candidate]()
-    best: tuple[Strategy, float, float, list[Candidate]] | None = None
-    before: Strategy | None = None
-    for round_number in range(_ROUNDS):
-        shares = [
-            scale * options.tolerance / (len(blocks) * block.gain) for block in blocks
-        ]
+    gains = [block.gain for block in blocks]
+    scale, low, high = _SCALE, 0.0, math.inf
+    seen, candidates = set[Strategy](), list[Candidate]()
+    best: tuple[float, Strategy, float, float] | None = None
+    for number in range(_ROUNDS):
+        bound = scale * options.tolerance
+        shares = equal_shares(gains, bound)
+        if number:
+            known = [list(known_choices(block, costs)) for block in blocks]
+            shares = fastest_shares(gains, known, bound)
         strategy, tried = sequential, list[Candidate]()
         for block, share in zip(blocks, shares, strict=True):
-            plan, rows = choose(sampler, block, share, costs, options, round_number)
+            plan, rows = choose(sampler, block, share, costs, options, number)
             strategy = strategy.with_block(block.number, plan)
             tried += rows
-        known = _learned(blocks, strategy)
-        images = _with(sampler, strategy, known).invert(*held_out).images
+        learned = _learned(blocks, strategy)
+        images = _with(sampler, strategy, learned).invert(*held_out).images
         error = float((images - exact).abs().max())
-        logger.info("round %d: %s, error %.2g", round_number, strategy, error)
+        logger.info("round %d: %s, error %.2g", number, strategy, error)
         candidates += tried
-        if error <= _SAFE * options.tolerance:
-            best = strategy, error, max(shares), candidates
-            # More room makes iterations fewer only where the error leaves some.
-            settled = strategy in (before, sequential)
-            if error > _ROOM * options.tolerance or settled:
-                break
-            before = strategy
-            scale, grown = growth * scale, True
-            continue
-        forget(tried, f"end-to-end error {error:.2g} on held-out noise")
-        if grown and growth < 2.0:
+        holds = error <= _SAFE * options.tolerance
+        if holds:
+            pairs = zip(blocks, strategy.blocks, strict=True)
+            seconds = math.fsum(block.relative[plan] for block, plan in pairs)
+            found = seconds, strategy, error, max(shares)
+            best = found if best is None or seconds < best[0] else best
+        else:
+            forget(tried, f"end-to-end error {error:.2g} on held-out noise")
+        settled = strategy in seen or strategy == sequential
+        if settled or (number and holds and error > _ROOM * options.tolerance):
             break
-        if grown:  # too much: once more, between the two
-            growth = 1.4
-            scale *= growth / 2.0
-            continue
-        scale *= min(0.7, 0.6 * options.tolerance / error)
-    return best or (sequential, 0.0, 0.0, candidates)
+        seen.add(strategy)
+        low, high = (scale, high) if holds else (low, min(scale, high))
+        if low and high < math.inf:
+            scale = math.sqrt(low * high)
+        else:  # errors grow about as the bound does
+            wanted = 0.5 * (_ROOM + _SAFE) * options.tolerance / max(error, 1e-30)
+            scale *= min(max(wanted, 0.3), 2.0)
+    if best is None:
+        return sequential, 0.0, 0.0, candidates
+    return *best[1:], candidates
 
 
 def _curves(blocks: list[BlockCase]) -> list[tuple[int, int, Convergence]]:
@@ -287,9 +297,9 @@ def _prepare(
     for number, block in enumerate(sampler.model.flows):
         z, x = latents[count - 1 - number], latents[count - number]
         with autocast(sampler.device, sampler.precision):
-            means = mean_parameters(block, x, y, sampler.guidance)
+            parameters = exact_parameters(block, x, y, sampler.guidance)
         case = BlockCase(
-            number, x, z, y, [2, *_guesses(igm[number])], number in tough, means
+            number, x, z, y, [2, *_guesses(igm[number])], number in tough, parameters
         )
         case.gain = gains[number]
         for guess in case.guesses:
@@ -303,7 +313,7 @@ def _prepare(
                     iterations=max(2, min(options.max_iterations, int(most) + 1)),
                     tol=stop_of_profile(options.tolerance),
                     guidance=sampler.guidance,
-                    learned=Learned(means),
+                    learned=Learned(case.means),
                 )
         blocks.append(case)
         progress.advance()

@@ -11,8 +11,9 @@ Three things are fewstep's own. `wN` in place of a number of segments is a windo
 tokens that slides over the sequence as fast as its tokens settle (its J says nothing).
 `a+b` in place of a number of iterations solves the block in bfloat16 first and then
 takes b Jacobi iterations over the whole sequence in full precision: `[7-w32-1+2-3+2]`.
-A `c` behind it says that iterations are corrected by weights that a search has learned:
-such a strategy comes from a plan, not from its notation alone.
+A `c` behind it says that iterations are corrected by weights that a search has learned,
+an `s` that every other one of them spares the unconditional rows, too: such a strategy
+comes from a plan, not from its notation alone.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class BlockPlan:
             it goes on until all tokens are settled. 0 = none.
         refine: b > 0 = what is above is a draft in bfloat16, and b Jacobi iterations
             over the whole sequence follow in full precision. 0 = no draft.
-        corrected: every iteration is corrected by learned weights, and every other one
-            spares the unconditional rows; see `fewstep.tarflow.corrected`.
+        corrected: every iteration is corrected by learned weights; see
+            `fewstep.tarflow.corrected`.
+        spare: every other corrected iteration spares the unconditional rows.
     """
 
     segments: int = FOR
@@ -57,6 +59,7 @@ class BlockPlan:
     window: int = 0
     refine: int = 0
     corrected: bool = False
+    spare: bool = False
 
     def __post_init__(self) -> None:
         if self.segments < 0:
@@ -76,6 +79,8 @@ class BlockPlan:
             raise ValueError("a window slides over the whole sequence: no segments")
         if self.corrected and self.segments != 1:
             raise ValueError("only iterations over the whole sequence are corrected")
+        if self.spare and not self.corrected:
+            raise ValueError("only corrected iterations spare unconditional rows")
 
     @property
     def is_for(self) -> bool:
@@ -84,9 +89,10 @@ class BlockPlan:
 
     @property
     def iterations(self) -> str:
-        """Iterations in the notation: `a`, `a+b` after a draft, `c` if corrected."""
+        """Iterations in the notation: `a`, `a+b` after a draft, `c` or `s`."""
         refined = f"+{self.refine}" if self.refine else ""
-        return str(self.max_jacobi) + refined + ("c" if self.corrected else "")
+        mark = "s" if self.spare else "c" if self.corrected else ""
+        return str(self.max_jacobi) + refined + mark
 
     @property
     def mode(self) -> str:
@@ -208,8 +214,9 @@ class Strategy:
         ]
         rest = "0"
         if other is not None:
+            count, refine, corrected, spare = other
             rest = BlockPlan(
-                1, other[0], refine=other[1], corrected=other[2]
+                1, count, refine=refine, corrected=corrected, spare=spare
             ).iterations
         if not stack:  # plain Jacobi everywhere: name one block so that it parses
             stack = [(0, self.blocks[0])]
@@ -238,6 +245,7 @@ class Strategy:
                     "window": plan.window,
                     "refine": plan.refine,
                     "corrected": plan.corrected,
+                    "spare": plan.spare,
                 }
                 for number, plan in enumerate(self.blocks)
             ],
@@ -255,6 +263,7 @@ class Strategy:
                 row["window"],
                 row["refine"],
                 row["corrected"],
+                row["spare"],
             )
             for row in value["blocks"]
         )
@@ -266,9 +275,9 @@ class Strategy:
         return replace(self, blocks=plans)
 
 
-def _key(plan: BlockPlan) -> tuple[int, int, bool]:
+def _key(plan: BlockPlan) -> tuple[int, int, bool, bool]:
     """What the notation says of the iterations."""
-    return plan.max_jacobi, plan.refine, plan.corrected
+    return plan.max_jacobi, plan.refine, plan.corrected, plan.spare
 
 
 def _normalised(plan: BlockPlan, tokens: int | None) -> BlockPlan:
@@ -301,9 +310,9 @@ def _read_notation(
         rf"\[({number})-({way})-({count}(?:/{count})*)-({count})\]",
         text.strip().replace(" ", ""),
     )
-    if not match and re.search(r"\d+c\b", text):
+    if not match and re.search(r"\d+[cs]\b", text):
         raise ValueError(
-            f"{text!r}: corrected iterations (c) have weights that a search has "
+            f"{text!r}: corrected iterations (c, s) have weights that a search has "
             "learned; use auto"
         )
     if not match:
