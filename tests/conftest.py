@@ -27,6 +27,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _bf16_everywhere() -> Iterator[None]:
+    """What is said of bfloat16 holds on every processor, slow as it is on some."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fewstep.device.backends.cpu_has_bf16", lambda: True)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> Any:
     """Reader of golden files by name, such as `tarflow/cond_cfg`."""

@@ -21,6 +21,7 @@ import torch
 import fewstep
 from fewstep import device as devices
 from fewstep.device import backends, host
+from fewstep.device.backends import cpu_has_bf16
 from fewstep.errors import UserError
 from fewstep.processes import join_group
 
@@ -479,6 +480,18 @@ def test_seeds_reach_the_device(xla: Calls) -> None:
 # ---- precision, shapes ----
 
 
+def test_a_processor_says_whether_it_multiplies_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As oneDNN says; without oneDNN it does not."""
+    for answer in (True, False):
+        said = SimpleNamespace(_is_mkldnn_bf16_supported=lambda answer=answer: answer)
+        monkeypatch.setattr(torch.ops, "mkldnn", said)
+        assert cpu_has_bf16() is answer
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    assert not cpu_has_bf16()
+
+
 def test_autocast_computes_in_bf16_where_the_device_can(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -491,9 +504,11 @@ def test_autocast_computes_in_bf16_where_the_device_can(
         (x.bfloat16() @ x.bfloat16()).float(), x @ x, atol=0.03, rtol=0.02
     )
     monkeypatch.setattr(devices, "has_bf16", lambda _: False)
-    with devices.autocast(CPU, "bf16"):
-        assert (x @ x).dtype == torch.float32
-    assert "cpu has no bf16: computing in fp32" in caplog.text
+    devices._say_once.cache_clear()
+    for _ in range(3):
+        with devices.autocast(CPU, "bf16"):
+            assert (x @ x).dtype == torch.float32
+    assert caplog.text.count("cpu has no bf16: computing in fp32") == 1
     with devices.autocast(XLA, "bf16"):
         assert not torch.is_autocast_enabled("xla")
 

@@ -100,9 +100,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast of a precision: "bf16" where the device has it, else none."""
     wanted = precision == "bf16"
     if wanted and not has_bf16(device):
-        logger.warning("%s has no bf16: computing in fp32", device)
+        _say_once(f"{device} has no bf16: computing in fp32")
         wanted = False
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+@cache
+def _say_once(words: str) -> None:
+    logger.warning(words)
 
 
 def synchronise(device: torch.device) -> None:
