@@ -168,18 +168,23 @@ def test_no_fixed_strategy_is_faster(
             assert result.seconds <= 1.05 * seconds
 
 
+def guided(count: int) -> tuple[SearchResult, torch.Tensor, torch.Tensor]:
+    """A search with guidance on so many samples; held-out noise and its labels."""
+    sampler = TarFlowSampler(MODEL, Strategy.sequential(3, 16), Guidance(0.5))
+    noise = [
+        torch.randn(count, 16, 12, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    ]
+    labels = torch.arange(count) % 3
+    igm, options = [[1.0, 9.0]] * 3, SearchOptions(1e-2, batch=2, windows=(), repeats=1)
+    pairs = [(each, labels) for each in noise]
+    return search(sampler, *pairs, igm, [], options), noise[1], labels
+
+
 def test_corrected_plans_win_where_they_save_calls(clock: dict[str, float]) -> None:
     """With guidance and a price on rows the answer has corrected blocks, and holds."""
     clock.update(call=0.0, row=1.0)
-    sampler = TarFlowSampler(MODEL, Strategy.sequential(3, 16), Guidance(0.5))
-    noise = [
-        torch.randn(48, 16, 12, generator=torch.Generator().manual_seed(seed))
-        for seed in (0, 1)
-    ]
-    labels = torch.arange(48) % 3
-    igm, options = [[1.0, 9.0]] * 3, SearchOptions(1e-2, batch=2, windows=(), repeats=1)
-    pairs = [(each, labels) for each in noise]
-    result = search(sampler, *pairs, igm, [], options)
+    result, noise, labels = guided(48)
     assert any(plan.corrected for plan in result.strategy.blocks)
     for block, plan in enumerate(result.strategy.blocks):
         weights = result.learned[block].weights
@@ -189,8 +194,8 @@ def test_corrected_plans_win_where_they_save_calls(clock: dict[str, float]) -> N
     chosen = TarFlowSampler(
         MODEL, result.strategy, Guidance(0.5), learned=result.learned
     )
-    wanted = exact.invert(noise[1], labels).images
-    error = float((chosen.invert(noise[1], labels).images - wanted).abs().max())
+    wanted = exact.invert(noise, labels).images
+    error = float((chosen.invert(noise, labels).images - wanted).abs().max())
     assert error == pytest.approx(result.error, abs=1e-6)
     assert error <= 1e-2
 
@@ -212,15 +217,7 @@ def test_a_better_split_of_the_error_costs_less(
 def test_sparing_is_tried_and_has_its_rows(clock: dict[str, float]) -> None:
     """With guidance corrected plans that spare and that do not stand side by side."""
     clock.update(call=0.0, row=1.0)
-    sampler = TarFlowSampler(MODEL, Strategy.sequential(3, 16), Guidance(0.5))
-    noise = [
-        torch.randn(16, 16, 12, generator=torch.Generator().manual_seed(seed))
-        for seed in (0, 1)
-    ]
-    labels = torch.arange(16) % 3
-    options = SearchOptions(1e-2, batch=2, windows=(), repeats=1)
-    pairs = [(each, labels) for each in noise]
-    found = search(sampler, *pairs, [[1.0, 9.0]] * 3, [], options).candidates
+    found = guided(16)[0].candidates
     plans = [row.plan for row in found if row.plan.corrected]
     assert {plan.spare for plan in plans} == {False, True}
     plain = run(1e-2).candidates  # without guidance there is nothing to spare
