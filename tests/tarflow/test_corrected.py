@@ -159,7 +159,7 @@ def test_a_correction_is_two_guesses_of_s_and_u() -> None:
     draw = torch.Generator().manual_seed(23)
     weights = 0.05 * torch.randn(144, 24, generator=draw)
     with torch.inference_mode():
-        found = iterate(evaluator(z), z, x)
+        found = iterate(evaluator(z), z, x, 0, spare=False)
         corrected = correct(found, weights, 4)
     known = features(found.new - x, 4)
     s, u = (known @ weights[:48]).chunk(2, dim=2)
@@ -177,7 +177,9 @@ def test_errors_are_those_of_samples_that_were_not_shown_too() -> None:
         found = lesson(z, 4)
         again = solve_corrected(evaluator(z), z, z, found.weights)
         error = float((again - exact(z)).abs().max())
-        first = (iterate(evaluator(z), z, z).new - z).abs().amax(dim=(1, 2))
+        first = (
+            (iterate(evaluator(z), z, z, 0, spare=False).new - z).abs().amax(dim=(1, 2))
+        )
     torch.testing.assert_close(again, found.iterates[-1])
     assert found.curve.largest[-1] == pytest.approx(error, rel=1e-3)
     assert all(len(each) == 16 for each in found.curve.errors)
@@ -224,7 +226,7 @@ def test_plain_jacobi_is_an_iteration_without_weights() -> None:
     """Weights of zero leave z exp(s) + u, token 0 that of z."""
     z, x = noise(2, 11), noise(2, 12)
     with torch.inference_mode():
-        found = iterate(evaluator(z), z, x)
+        found = iterate(evaluator(z), z, x, 0, spare=False)
         s, u = evaluator(z)(x[:, :-1], 0)
         assert torch.equal(found.new[:, 0], z[:, 0])
         torch.testing.assert_close(found.new[:, 1:], jacobi_step(z[:, 1:], s, u))

@@ -120,12 +120,12 @@ def _jacobi_plans(
     guess = least.plan.guess
     usual = max(1, round(least.predicted / costs.whole))
     most = _HOPELESS * min(least.predicted, (block.z.shape[1] - 1) * costs.of(1))
-    for draft, spare, learnt, curve in corrected_curves(
+    for draft, spare, curve in corrected_curves(
         sampler, block, guess, usual, most, costs, options
     ):
         yield from _by_profile(
             curve,
-            partial(corrected_plan, guess, draft, spare, learnt),
+            partial(corrected_plan, guess, draft, spare, len(curve.largest)),
             partial(costs.corrected, draft, spare=spare),
             tolerance,
             options,

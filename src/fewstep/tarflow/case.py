@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -106,7 +107,7 @@ class BlockCase:
     steps: dict[BlockPlan, int] = field(default_factory=dict)
     hopeless: set[tuple[int, int]] = field(default_factory=set)
 
-    @property
+    @cached_property
     def means(self) -> Means:
         """For the guess from means."""
         return mean_parameters(*self.parameters)

@@ -74,10 +74,11 @@ class Iteration:
 
 
 def iterate(
-    evaluate: BlockEvaluator, z: Tensor, x: Tensor, *, spare: bool = False
+    evaluate: BlockEvaluator, z: Tensor, x: Tensor, number: int, *, spare: bool
 ) -> Iteration:
-    """An iteration from x (B, T, C); `spare` leaves the unconditional rows out."""
-    s, u = (F.pad(part, (0, 0, 1, 0)) for part in evaluate(x[:, :-1], 0, spare=spare))
+    """An iteration from x (B, T, C); `spare`: odd ones leave unconditional rows out."""
+    out = evaluate(x[:, :-1], 0, spare=spare and number % 2 == 1)
+    s, u = (F.pad(part, (0, 0, 1, 0)) for part in out)
     new = bounded(jacobi_step(z, s, u))
     return Iteration(z, s, u, new, new - x)
 
@@ -139,7 +140,7 @@ def solve_corrected(
     width = math.isqrt(z.shape[1])
     ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for number, each in enumerate(weights):
-        found = iterate(evaluate, z, x, spare=spare and number % 2 == 1)
+        found = iterate(evaluate, z, x, number, spare=spare)
         x = torch.where(ended[:, None, None], x, correct(found, each, width))
         if on_iteration is not None:
             on_iteration(0, number + 1, x)

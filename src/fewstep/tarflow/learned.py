@@ -109,7 +109,7 @@ def learn(
     shown = slice(round((1 - _SHOWN) * len(z)), None)  # the first ones have the clock
     record, weights, iterates = Recorder(exact, 1), list[Tensor](), list[Tensor]()
     for number in range(iterations):
-        found = iterate(evaluate, z, x, spare=spare and number % 2 == 1)
+        found = iterate(evaluate, z, x, number, spare=spare)
         left = torch.cat([parameters[0] - found.s, parameters[1] - found.u], dim=2)
         given = features(found.move, width)
         first = fit(given[shown], left[shown])

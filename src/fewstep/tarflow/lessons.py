@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ def corrected_curves(
     most: float,
     costs: Costs,
     options: SearchOptions,
-) -> Iterator[tuple[int, bool, int, Convergence]]:
+) -> Iterator[tuple[int, bool, Convergence]]:
     """Errors of corrected iterations after drafts of a few lengths, and without one.
 
     Args:
@@ -43,7 +42,7 @@ def corrected_curves(
         most: seconds that a plan may cost.
 
     Yields:
-        iterations of a draft, whether they spare, iterations that have weights, curve.
+        iterations of a draft, whether they spare, curve of those after the draft.
     """
     for spare in (False, True) if costs.spare is not None else (False,):
         lengths = [0]
@@ -69,8 +68,7 @@ def corrected_curves(
                 block.corrected[key] = _learn(
                     sampler, block, guess, draft, count, enough, spare=spare
                 )
-            weights, curve = block.corrected[key]
-            yield draft, spare, len(weights) - draft, curve
+            yield draft, spare, block.corrected[key][1]
 
 
 def corrected_plan(
@@ -85,7 +83,7 @@ def _draft(
     sampler: TarFlowSampler, block: BlockCase, guess: int, longest: int, *, spare: bool
 ) -> Lesson:
     """Corrected iterations in bfloat16, until they are as good as bfloat16 is."""
-    x = initial_guess(_ordered(sampler, block)[0], guess, block.means)
+    x = _start(sampler, block, guess)
     return _lesson(
         sampler, block, x, longest, torch.bfloat16, spare=spare, enough=_ROUGH
     )
@@ -103,7 +101,7 @@ def _learn(
 ) -> tuple[Tensor, Convergence]:
     """Weights of a draft and of at most `count` more, and what those leave."""
     if not draft:
-        x = initial_guess(_ordered(sampler, block)[0], guess, block.means)
+        x = _start(sampler, block, guess)
         alone = _lesson(sampler, block, x, count, None, spare=spare, enough=enough)
         return alone.weights, alone.curve
     before = block.drafts[guess, spare]
@@ -123,16 +121,13 @@ def _lesson(
     enough: float,
 ) -> Lesson:
     """Learn iterations from x on (None: in the sampler's precision)."""
-    module, (z, exact) = (
-        sampler.model.flows[block.number],
-        _ordered(sampler, block),
-    )
+    module = sampler.model.flows[block.number]
+    z, exact = module.ordered(block.z), module.ordered(block.x)
     with torch.inference_mode(), autocast(sampler.device, sampler.precision):
-        make = partial(
-            make_evaluator, module, block.y, z, sampler.guidance, cached=False
-        )
         return learn(
-            make(dtype=dtype),
+            make_evaluator(
+                module, block.y, z, sampler.guidance, cached=False, dtype=dtype
+            ),
             z,
             exact,
             block.parameters,
@@ -143,7 +138,7 @@ def _lesson(
         )
 
 
-def _ordered(sampler: TarFlowSampler, block: BlockCase) -> tuple[Tensor, Tensor]:
-    """z and x in the block's order."""
-    module = sampler.model.flows[block.number]
-    return module.ordered(block.z), module.ordered(block.x)
+def _start(sampler: TarFlowSampler, block: BlockCase, guess: int) -> Tensor:
+    """Where iterations begin (B, T, C), in the block's order."""
+    z = sampler.model.flows[block.number].ordered(block.z)
+    return initial_guess(z, guess, block.means)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.device import autocast
+from fewstep.device import autocast, has_bf16
 from fewstep.progress import Progress
 from fewstep.tarflow.candidates import (
     choose,
@@ -162,7 +162,7 @@ def _costs(
         x[: options.batch],
         None if y is None else y[: options.batch],
         widths,
-        drafts=sampler.precision == "fp32",
+        drafts=sampler.precision == "fp32" and has_bf16(sampler.device),
         repeats=max(_CLOCKED, options.repeats),
     )
 
@@ -239,14 +239,25 @@ def _within_tolerance(
             break
         seen.add(strategy)
         low, high = (scale, high) if holds else (low, min(scale, high))
-        if low and high < math.inf:
-            scale = math.sqrt(low * high)
-        else:  # errors grow about as the bound does
-            wanted = 0.5 * (_ROOM + _SAFE) * options.tolerance / max(error, 1e-30)
-            scale *= min(max(wanted, 0.3), 2.0)
+        scale = _next_scale(scale, low, high, error / options.tolerance)
     if best is None:
         return sequential, 0.0, 0.0, candidates
     return *best[1:], candidates
+
+
+def _next_scale(scale: float, low: float, high: float, error: float) -> float:
+    """The next bound on errors, in tolerances: towards an error amid those wanted.
+
+    Args:
+        scale: of the last round.
+        low, high: the largest that held, 0: none; the smallest that did not.
+        error: of the last round, in tolerances.
+    """
+    if low and high < math.inf:
+        return math.sqrt(low * high)
+    # Errors grow about as the bound does.
+    wanted = 0.5 * (_ROOM + _SAFE) / max(error, 1e-30)
+    return scale * min(max(wanted, 0.3), 2.0)
 
 
 def _curves(blocks: list[BlockCase]) -> list[tuple[int, int, Convergence]]:
