@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -527,6 +528,49 @@ def test_changing_shapes_are_warned_of_once_where_they_are_compiled(
     (line,) = caplog.messages
     assert line.startswith("a test's For: shapes change from step to step")
     assert "xla" in line
+
+
+def _with_graphs(monkeypatch: pytest.MonkeyPatch, calls: Calls, graph: Any) -> None:
+    """Put a torch.cuda that notes its streams and graphs in place of the real one."""
+    stream = SimpleNamespace(wait_stream=lambda other: calls.append(("wait", other)))
+    main = SimpleNamespace(wait_stream=lambda other: calls.append(("wait", other)))
+    for name, value in {
+        "Stream": lambda: stream,
+        "current_stream": lambda: main,
+        "stream": lambda _: nullcontext(),
+        "CUDAGraph": lambda: SimpleNamespace(replay=calls.note("replay")),
+        "graph": graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_a_gpu_records_a_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs once for what libraries set up, is recorded, and replayed from then."""
+    calls = Calls()
+    _with_graphs(monkeypatch, calls, lambda _: nullcontext())
+    run = devices.replayable(calls.note("step"), torch.device("cuda"))
+    assert [call[0] for call in calls] == ["wait", "step", "wait", "step"]
+    run()
+    run()
+    assert [call[0] for call in calls[4:]] == ["replay", "replay"]
+
+
+def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning says so; full memory is no such case."""
+    devices._say_once.cache_clear()
+    for error in (RuntimeError("a test's capture\nmore"), torch.OutOfMemoryError()):
+        calls = Calls()
+        _with_graphs(monkeypatch, calls, calls.note("graph", error))
+        step = calls.note("step")
+        if isinstance(error, torch.OutOfMemoryError):
+            with pytest.raises(torch.OutOfMemoryError):
+                devices.replayable(step, torch.device("cuda"))
+            continue
+        for _ in range(2):
+            assert devices.replayable(step, torch.device("cuda")) is step
+    assert caplog.messages == ["steps are launched one by one: a test's capture"]
 
 
 # ---- the house rule ----

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
@@ -34,6 +34,8 @@ __all__ = [
     "peak_memory",
     "pick_device",
     "process_group",
+    "replayable",
+    "replays",
     "reset_peak_memory",
     "seed",
     "set_threads",
@@ -123,6 +125,34 @@ def mark_step(device: torch.device) -> None:
     """
     if device.type == "xla":
         backend(device).mark_step(device)
+
+
+def replays(device: torch.device) -> bool:
+    """Whether `replayable` gains anything there."""
+    return backend(device).replays
+
+
+def replayable(
+    step: Callable[[], object], device: torch.device
+) -> Callable[[], object]:
+    """A step that is launched as one where the device can (a CUDA graph).
+
+    Args:
+        step: reads and writes the same tensors at every call, and asks nothing of the
+            device. It may be called here: what it changed has to be set anew after it.
+        device: where.
+
+    Returns:
+        what to call in its place: the step itself, with one warning, where recording it
+        fails.
+    """
+    try:
+        return backend(device).replayable(step)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        _say_once(f"steps are launched one by one: {str(error).splitlines()[0]}")
+        return step
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -13,7 +13,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,9 +28,11 @@ class Backend:
 
     Attributes:
         compiles_shapes: whether the first use of every new shape costs a compilation.
+        replays: whether `replayable` makes one launch of a step.
     """
 
     compiles_shapes = False
+    replays = False
 
     def count(self) -> int | None:
         """Devices that processes of one machine may share out; None: not known."""
@@ -66,6 +68,10 @@ class Backend:
 
     def mark_step(self, device: torch.device) -> None:
         """Let a device that gathers operations begin with those it has."""
+
+    def replayable(self, step: Callable[[], object]) -> Callable[[], object]:
+        """A call that does what the step does, with as few launches as can be."""
+        return step
 
     def free_memory(self, device: torch.device) -> int | None:
         """Bytes that this process may still take; None: not known."""
@@ -107,6 +113,8 @@ class Backend:
 class Cuda(Backend):
     """NVIDIA, and AMD by torch's ROCm builds."""
 
+    replays = True
+
     def count(self) -> int | None:
         return torch.cuda.device_count()
 
@@ -138,6 +146,18 @@ class Cuda(Backend):
 
     def synchronise(self, device: torch.device) -> None:
         torch.cuda.synchronize(device)
+
+    def replayable(self, step: Callable[[], object]) -> Callable[[], object]:
+        """A CUDA graph; a RuntimeError where the step cannot be recorded."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()  # what libraries set up at their first call cannot be recorded
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
 
     def free_memory(self, device: torch.device) -> int | None:
         free, _ = torch.cuda.mem_get_info(device)

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fewstep.device import autocast
+from fewstep.device import autocast, replayable
 from fewstep.tarflow.guidance import BlockEvaluator
 from fewstep.tarflow.inverse import make_evaluator
 from fewstep.tarflow.sampler import TarFlowSampler
@@ -98,6 +98,7 @@ def measure_costs(
             str(n): partial(_evaluate, evaluate, x, n, min(last // 2, last - n))
             for n in tried[:-1]
         }
+        calls["1"] = replayable(calls["1"], sampler.device)  # as For takes its steps
         whole = {"whole": make(cached=False)}
         if drafts:
             whole["draft"] = make(cached=False, dtype=torch.bfloat16)

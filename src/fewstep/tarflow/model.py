@@ -30,6 +30,10 @@ class KeyValueCache:
         heads: attention heads.
         tokens: longest prefix.
         like: a tensor with the wanted device and dtype.
+
+    Attributes:
+        limit: prefix that rows at places of their own are given, which must hold them
+            all; None: the shortest one that does.
     """
 
     def __init__(
@@ -38,9 +42,12 @@ class KeyValueCache:
         shape = (layers, rows, heads, tokens, HEAD_DIM)
         # Zeros: what a row has not written yet is masked, and 0 times NaN is NaN.
         self.keys, self.values = _zeros(shape, like), _zeros(shape, like)
+        self.limit: int | None = None
 
     def stop(self, start: Tensor, n: int) -> int:
         """End of the longest prefix of rows whose n tokens from `start` are in."""
+        if self.limit is not None:
+            return self.limit
         if start.device.type != "cpu":  # the answer would be waited for
             return self.keys.shape[3]
         return int(start.max()) + n

@@ -1,0 +1,141 @@
+"""For in steps of one shape: the same images, and steps that can be recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fewstep.device import backends, replayable
+from fewstep.tarflow import TarFlow, invert
+from fewstep.tarflow.guidance import UNGUIDED, Guidance
+from fewstep.tarflow.inverse import make_evaluator
+from fewstep.tarflow.replay import solve_replayed
+from fewstep.tarflow.solve import solve_exact
+from fewstep.tarflow.strategy import BlockPlan
+
+NOISE = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(5))
+LABELS = torch.tensor([0, 2, -1])
+FOR = BlockPlan(0)
+
+
+class Calls(TorchDispatchMode):
+    """Notes every operation with the tensors' shapes and whatever else it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = [
+            tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf
+            for leaf in tree_leaves((args, kwargs))
+        ]
+        self.seen.append(f"{func} {given}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("part", [1, 5, 15, 128])
+@pytest.mark.parametrize("guidance", [UNGUIDED, Guidance(1.5, "ac", 0.7, True)])
+def test_recorded_steps_are_those_of_for(
+    tiny: TarFlow, guidance: Guidance, part: int
+) -> None:
+    """However long the parts are, tokens and counts are those of the solver's For."""
+    block = tiny.flows[1]
+    z = block.ordered(NOISE)
+    with torch.inference_mode():
+        plain = make_evaluator(block, LABELS, z, guidance, cached=True)
+        expected = solve_exact(plain, z, FOR)
+        evaluate = make_evaluator(block, LABELS, z, guidance, cached=True)
+        found = solve_replayed(evaluate, z, part)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    assert (evaluate.steps, evaluate.evaluations) == (plain.steps, plain.evaluations)
+
+
+def test_a_step_can_be_recorded(tiny: TarFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All steps of a part are the same operations, none of which asks the device."""
+    steps: list[list[str]] = []
+
+    def watched(step: Any, device: torch.device) -> Any:
+        def call() -> None:
+            with Calls() as calls:
+                step()
+            steps.append(calls.seen)
+
+        return call
+
+    monkeypatch.setattr("fewstep.tarflow.replay.replayable", watched)
+    # The CPU's own way for a single query leaves torch; a GPU has none.
+    monkeypatch.setattr("fewstep.tarflow.frozen._by_numpy", lambda _: False)
+    block, z = tiny.flows[0], tiny.flows[0].ordered(NOISE)
+    evaluate = make_evaluator(block, LABELS, z, Guidance(1.5), cached=True)
+    solve_replayed(evaluate, z, 8)
+    assert len(steps) == 15
+    for part in (steps[:8], steps[8:]):
+        assert len({tuple(one) for one in part}) == 1
+    asked = [one for one in steps[0] if "_local_scalar_dense" in one]
+    assert not asked
+
+
+def test_steps_that_recording_took_do_no_harm(
+    tiny: TarFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device may run a step before it replays it; the images stay the same."""
+
+    def records(step: Any) -> Any:
+        step()
+        step()
+        return step
+
+    expected = invert(tiny, NOISE, LABELS, guidance=Guidance(1.5)).images
+    monkeypatch.setattr(backends.CPU, "replays", True)
+    monkeypatch.setattr(backends.CPU, "replayable", records)
+    found = invert(tiny, NOISE, LABELS, guidance=Guidance(1.5))
+    torch.testing.assert_close(found.images, expected, atol=5e-5, rtol=0)
+    assert found.steps == [15, 15, 15]
+
+
+def test_whoever_looks_at_each_token_gets_each(
+    tiny: TarFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sampling trace of For sees all its steps on a device that records them, too."""
+    monkeypatch.setattr(backends.CPU, "replays", True)
+    seen: list[tuple[int, int]] = []
+    invert(
+        tiny,
+        NOISE,
+        LABELS,
+        on_iteration=lambda block, segment, k, _: seen.append((block, segment + k)),
+    )
+    assert len(set(seen)) == 3 * 15
+
+
+def test_a_cpu_takes_the_step_itself() -> None:
+    """Where nothing can be recorded a step is what it was."""
+    step = [].clear
+    assert replayable(step, torch.device("cpu")) is step
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_replays_what_a_cpu_computes(tiny: TarFlow) -> None:
+    """For by CUDA graphs equals For on the CPU, at one sample and at three."""
+    gpu, guidance = torch.device("cuda"), Guidance(1.5)
+    expected = invert(tiny, NOISE, LABELS, guidance=guidance).images
+    there = tiny.to(gpu)
+    try:
+        for count in (1, 3):
+            noise, labels = NOISE[:count].to(gpu), LABELS[:count].to(gpu)
+            found = invert(there, noise, labels, guidance=guidance).images.cpu()
+            torch.testing.assert_close(found, expected[:count], atol=1e-3, rtol=0)
+    finally:
+        tiny.to("cpu")
