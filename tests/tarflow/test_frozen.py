@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.device import packed
 from fewstep.tarflow import TarFlow, frozen
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.model import FlowBlock, KeyValueCache
@@ -154,3 +155,20 @@ def test_a_new_cache_is_zero(dtype: torch.dtype) -> None:
     assert cache.keys.dtype == cache.values.dtype == dtype
     assert not cache.keys.any()
     assert not cache.values.any()
+
+
+@pytest.mark.skipif(
+    not packed.can_pack(torch.empty(1)), reason="torch without oneDNN's layouts"
+)
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("rows", [1, 16, 17, 40])
+def test_gelu_is_the_exact_one_by_either_way(
+    rows: int, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As part of a packed product, or as a pass of its own."""
+    monkeypatch.setattr(packed, "_wide", lambda: wide)
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, 48, generator=generator) for n in (rows, 64))
+    found = packed.packed_linear(x[None], packed.pack_weight(weight), gelu=True)
+    expected = torch.nn.functional.gelu(x @ weight.T)[None]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
