@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewstep.tarflow import TarFlow, block_metrics, invert
-from fewstep.tarflow.metrics import convergence, iterations_to
+from fewstep.tarflow.metrics import convergence, iterations_to, rare_error
 
 Case = tuple[TarFlow, dict[str, Any]]
 
@@ -95,6 +95,31 @@ def test_iterations_count_from_where_the_error_stays_small(
 ) -> None:
     """The first iteration after which the tolerance holds for good, or none."""
     assert iterations_to(error, 0.5) == expected
+
+
+def test_a_rare_error_lies_above_those_that_were_seen() -> None:
+    """2.5 standard deviations of the logarithm above its mean, or the largest."""
+    spread = torch.tensor([1e-4, 1e-2])  # logarithms ±2.3 around that of 1e-3
+    assert rare_error(spread) == pytest.approx(1e-3 * 10**2.5, rel=1e-5)
+    assert rare_error(torch.full((5,), 0.3)) == pytest.approx(0.3)
+    outlier = torch.tensor([1e-3] * 99 + [1.0])
+    assert rare_error(outlier) == 1.0
+    assert rare_error(torch.tensor([0.0, 0.0])) < 1e-11
+
+
+def test_errors_beyond_numbers_are_within_no_tolerance() -> None:
+    """Neither NaN nor infinity compares as small, whatever stands beside it."""
+    for bad in (float("nan"), float("inf")):
+        assert not rare_error(torch.tensor([1e-9, bad])) <= 1e9
+
+
+def test_few_normal_errors_are_above_the_rare_one() -> None:
+    """Of errors with normal logarithms one in about 160 is, seen from 48 of them."""
+    draw = torch.Generator().manual_seed(0)
+    errors = (torch.randn(100, 48, generator=draw) - 8).exp()
+    others = (torch.randn(100_000, generator=draw) - 8).exp()
+    above = [float((others > rare_error(each)).float().mean()) for each in errors]
+    assert 0.003 < sum(above) / len(above) < 0.015
 
 
 def test_unknown_norm_is_refused(tiny: TarFlow) -> None:

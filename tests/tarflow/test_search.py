@@ -261,7 +261,7 @@ def profile(errors: list[list[float]], moves: list[list[float]]) -> Convergence:
 
 
 def test_the_stopping_tolerance_leaves_every_sample_within_the_error() -> None:
-    """The loosest stop whose worst error holds, and the one below it is taken."""
+    """The loosest stop of which few samples of any noise would leave more."""
     inf = float("inf")
     curve = profile(
         [[1.0, 1.0], [0.5, 0.04], [0.05, 0.005], [0.004, 0.0]],
@@ -270,7 +270,8 @@ def test_the_stopping_tolerance_leaves_every_sample_within_the_error() -> None:
     found = loosest(curve, 0.1)
     assert found is not None
     tol, ends, error = found
-    # A stop at 0.8 leaves 0.05 of the first sample; 0.4 is one below it.
+    # Stops at 0.8 and 0.57 leave 0.05 and 0.005: within 0.1, but others may be off by
+    # 0.28, for the logarithm of the error varies that much.
     assert tol == pytest.approx(0.4)
     assert ends.tolist() == [4, 3]
     assert error == pytest.approx(0.005)

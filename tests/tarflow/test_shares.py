@@ -15,7 +15,6 @@ from fewstep.tarflow.case import BlockCase
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.metrics import Convergence
 from fewstep.tarflow.shares import (
-    MARGIN,
     equal_shares,
     fastest_shares,
     known_choices,
@@ -64,23 +63,30 @@ def test_equal_shares_use_the_bound() -> None:
     assert equal_shares([1.0, 2.0], 4.0) == [2.0, 1.0]
 
 
+def curve_of(*errors: float) -> Convergence:
+    """A curve of one sample."""
+    return Convergence(
+        largest=list(errors), errors=[torch.tensor([each]) for each in errors]
+    )
+
+
 def test_what_is_known_of_a_block() -> None:
-    """For, curves with their margin, and plans that ran, each with its cost."""
+    """For, curves, and plans that ran, each with its cost."""
     x = torch.zeros(1, 16, 3)
     block = BlockCase(0, x, x, None, [2], tough=False, parameters=(x, x))
     costs = Costs({1: 1.0, 4: 2.0, 15: 5.0}, draft=2.0, draft_spare=1.0, spare=3.0)
     # What gets worse again counts as bad as it gets.
-    block.profiles[2] = Convergence(largest=[0.7, 0.07, 0.14, float("nan")])
+    block.profiles[2] = curve_of(0.7, 0.07, 0.14, float("nan"))
     weights = torch.zeros(4, 36, 6)
-    curve = Convergence(largest=[0.7, 0.07])
+    curve = curve_of(0.7, 0.07)
     block.corrected[2, 2, True] = weights, curve
     window = BlockPlan(0, 1, 2, 0.01, window=4)
-    block.errors[window], block.steps[window] = 0.1, 6
+    block.errors[window], block.steps[window] = torch.tensor([0.1]), 6
     found = list(known_choices(block, costs))
     assert found[0] == (0.0, 15.0)
     assert found[1:5] == [(math.inf, 5.0 * count) for count in (4, 3, 2, 1)]
     assert found[5:7] == [
-        (pytest.approx(0.07 / MARGIN), 2 + 1 + 5 + 3),
-        (pytest.approx(0.7 / MARGIN), 2 + 1 + 5),
+        (pytest.approx(0.07), 2 + 1 + 5 + 3),
+        (pytest.approx(0.7), 2 + 1 + 5),
     ]
-    assert found[7] == (0.1, 12.0)
+    assert found[7] == (pytest.approx(0.1), 12.0)

@@ -14,9 +14,8 @@ from fewstep.tarflow.case import BlockCase, Candidate, SearchOptions, Tried
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.inverse import invert_block
 from fewstep.tarflow.lessons import corrected_curves, corrected_plan
-from fewstep.tarflow.metrics import Convergence, iterations_to
+from fewstep.tarflow.metrics import Convergence, iterations_to, rare_error
 from fewstep.tarflow.sampler import TarFlowSampler
-from fewstep.tarflow.shares import MARGIN
 from fewstep.tarflow.strategy import BlockPlan, Strategy
 from fewstep.timing import alternate
 
@@ -146,8 +145,8 @@ def _by_profile(
 ) -> Iterator[Tried]:
     """The plan with as many iterations as all samples need, and with a stop for each.
 
-    The first has a margin in the error, the second in the stop; a stop costs a sample
-    one iteration that tells it to end, but easy samples end sooner.
+    A stop costs a sample one iteration that tells it to end, but easy samples end
+    sooner and hard ones get what they need.
 
     Args:
         profile: errors and moves by iteration.
@@ -156,7 +155,7 @@ def _by_profile(
         tolerance: of the block.
         options: of the search.
     """
-    needed = iterations_to(profile.largest, MARGIN * tolerance)
+    needed = iterations_to(profile.rare, tolerance)
     if needed is not None:
         error = profile.largest[needed - 1]
         yield Tried(plan(needed, 0.0), cost(needed), error)
@@ -178,28 +177,25 @@ def loosest(
 ) -> tuple[float, Tensor, float] | None:
     """Largest stopping tolerance that leaves every sample within `tolerance`.
 
-    A sample ends with the iteration that moves it no more than that. Tried are powers
-    of two times `tolerance`; the answer is one below the largest that would do, for
-    samples that the profile has not seen.
+    A sample ends with the iteration that moves it no more than that. Within `tolerance`
+    have to be those in the profile and, by them, all but a few others. Tried are powers
+    of the root of two times `tolerance`.
 
     Returns:
         tolerance of a move; iterations of each sample (N,); largest error left. None
         where some sample does not get there in the profile.
     """
     errors, moves = torch.stack(profile.errors), torch.stack(profile.moves)
-    fits = []
-    for power in range(3, -7, -1):
-        tol = tolerance * 2.0**power
+    for power in range(6, -13, -1):
+        tol = tolerance * 2.0 ** (power / 2)
         still = moves <= tol
         if not bool(still.any(dim=0).all()):
             break
         ends = still.int().argmax(dim=0)
-        left = float(errors.gather(0, ends[None]).max())
-        if left <= tolerance:
-            fits.append((tol, ends + 1, left))
-            if len(fits) == 2:
-                break
-    return fits[-1] if fits else None
+        left = errors.gather(0, ends[None])[0]
+        if rare_error(left) <= tolerance:
+            return tol, ends + 1, float(left.max())
+    return None
 
 
 def stop_of_profile(tolerance: float) -> float:
@@ -260,10 +256,10 @@ def _try(
         return Tried(plan, predicted, None, "predicted slower")
     if plan not in block.errors:
         found, _ = _run(sampler, block, plan, len(block.z))
-        block.errors[plan] = float((found - block.x).abs().max())
-    error = block.errors[plan]
-    reason = "" if error <= tolerance else _NOT_EXACT
-    return Tried(plan, predicted, error, reason)
+        block.errors[plan] = (found - block.x).abs().amax(dim=(1, 2))
+    errors = block.errors[plan]
+    reason = "" if rare_error(errors) <= tolerance else _NOT_EXACT
+    return Tried(plan, predicted, float(errors.max()), reason)
 
 
 def _run(

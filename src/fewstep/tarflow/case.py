@@ -84,7 +84,8 @@ class BlockCase:
             draft leave, by guess, iterations of a draft and whether they spare.
         relative: seconds of plans over those of For in the same race, by plan.
         clocks, errors, steps: what was measured, by plan: the clock at the wanted
-            batch, the largest error, the network's calls for a batch.
+            batch, the largest error of each sample (N,), the network's calls for a
+            batch.
         hopeless: windows (width, 0) and segments (0, number) that were far too slow.
     """
 
@@ -103,7 +104,7 @@ class BlockCase:
     )
     clocks: dict[BlockPlan, Timing] = field(default_factory=dict)
     relative: dict[BlockPlan, float] = field(default_factory=dict)
-    errors: dict[BlockPlan, float] = field(default_factory=dict)
+    errors: dict[BlockPlan, Tensor] = field(default_factory=dict)
     steps: dict[BlockPlan, int] = field(default_factory=dict)
     hopeless: set[tuple[int, int]] = field(default_factory=set)
 

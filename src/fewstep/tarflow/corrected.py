@@ -67,6 +67,11 @@ class Iteration:
         s, u = change.chunk(2, dim=2)
         return bounded(jacobi_step(self.z, self.s + s, self.u + u))
 
+    def of(self, samples: Tensor) -> Iteration:
+        """Those of some samples, a mask (B,)."""
+        parts = (self.z, self.s, self.u, self.new, self.move)
+        return Iteration(*(part[samples] for part in parts))
+
     @property
     def largest(self) -> Tensor:
         """Largest move of an entry of each sample (B,)."""

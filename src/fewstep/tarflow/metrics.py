@@ -27,6 +27,9 @@ from fewstep.tarflow.strategy import BlockPlan
 Norm = Literal[1, 2, "fro"]
 GUESSES = ("z", "zeros", "means")
 
+_RARE = 2.5
+"""Standard deviations above the mean: one in 160, were they normal."""
+
 
 @dataclass(frozen=True)
 class BlockMetrics:
@@ -159,6 +162,23 @@ class Convergence:
     median: list[float] = field(default_factory=list)
     errors: list[Tensor] = field(default_factory=list)
     moves: list[Tensor] = field(default_factory=list)
+
+    @property
+    def rare(self) -> list[float]:
+        """What few samples exceed, see `rare_error` (iterations,)."""
+        return [rare_error(each) for each in self.errors]
+
+
+def rare_error(errors: Tensor) -> float:
+    """An error that one sample in a hundred or two exceeds, from those of a few (N,).
+
+    As far above their mean as 2.5 standard deviations, of their logarithms: a sample in
+    fifty may be ten times as far off as the median one, so the largest of those that
+    were seen says little of the next. No less than the largest, NaN if one is.
+    """
+    logs = errors.clamp(min=1e-12).log()
+    far = (logs.mean() + _RARE * logs.std(correction=0)).exp()
+    return float(torch.maximum(far, errors.max()))
 
 
 def convergence(

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fewstep.tarflow.case import BlockCase
 from fewstep.tarflow.costs import Costs
-
-MARGIN = 0.7
-"""Of a block's tolerance: what a fixed number of iterations may leave."""
+from fewstep.tarflow.metrics import rare_error
 
 _UNITS = 400  # that the bound is divided into
 _SPREAD = 0.02  # of the bound: for all blocks alike
@@ -73,15 +71,15 @@ def known_choices(block: BlockCase, costs: Costs) -> Iterator[Choice]:
     tokens = block.z.shape[1]
     yield 0.0, (tokens - 1) * costs.of(1)
     for profile in block.profiles.values():
-        for count, share in _settled(profile.largest):
+        for count, share in _settled(profile.rare):
             yield share, count * costs.whole
     for (_, draft, spare), (_, curve) in block.corrected.items():
-        for count, share in _settled(curve.largest):
+        for count, share in _settled(curve.rare):
             yield share, costs.corrected(draft, count, spare=spare)
-    for plan, error in block.errors.items():
+    for plan, errors in block.errors.items():
         width = plan.window or tokens // plan.segments
         # Its stop is half the tolerance that it was made for.
-        share = max(error, 2 * (plan.tol or 0.0))
+        share = max(rare_error(errors), 2 * (plan.tol or 0.0))
         yield share, block.steps[plan] * costs.of(width)
 
 
@@ -91,4 +89,4 @@ def _settled(errors: Sequence[float]) -> Iterator[tuple[int, float]]:
     for count in range(len(errors), 0, -1):
         error = errors[count - 1]
         worst = max(worst, math.inf if math.isnan(error) else error)
-        yield count, worst / MARGIN
+        yield count, worst
