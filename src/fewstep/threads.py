@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 @contextmanager
@@ -22,3 +24,12 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def hold_numpy_to_one() -> None:
+    """Give NumPy's products one thread, as torch has one, as long as the process runs.
+
+    The threads of both would wait for one another, busily: a product of 4 ms took 30.
+    """
+    threadpool_limits(limits=1, user_api="blas")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewstep.device import packed as layouts
 from fewstep.device.packed import can_pack
 from fewstep.par import sampler as module
 from fewstep.par.generation import generate
@@ -29,6 +30,17 @@ pytestmark = needs_onednn
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEWSTEP_DEVICE", "cpu")
+
+
+@pytest.fixture(params=["onednn", "numpy"], autouse=True)
+def _layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both layouts on every processor."""
+    by_numpy = request.param == "numpy"
+
+    def numpy_multiplies(weight: Tensor) -> bool:
+        return by_numpy and weight.dtype == torch.float32
+
+    monkeypatch.setattr(layouts, "numpy_multiplies", numpy_multiplies)
 
 
 def numbers(*shape: int) -> Tensor:

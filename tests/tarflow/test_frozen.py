@@ -17,10 +17,13 @@ X = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 2, -1])
 
 
-@pytest.fixture(params=["fastest", "packed", "torch"], autouse=True)
+@pytest.fixture(params=["fastest", "onednn", "numpy", "torch"], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The fastest kernels, those for large weights, and those of every machine."""
-    if request.param == "packed":
+    if request.param in {"onednn", "numpy"}:
+        by_numpy = request.param == "numpy"
+        for where in (packed, frozen):
+            monkeypatch.setattr(where, "numpy_multiplies", lambda weight: by_numpy)
         monkeypatch.setattr(frozen, "_SMALL", 0)
         monkeypatch.setattr(frozen, "_FEW_HEADS", 0)
     if request.param == "torch":
@@ -155,20 +158,3 @@ def test_a_new_cache_is_zero(dtype: torch.dtype) -> None:
     assert cache.keys.dtype == cache.values.dtype == dtype
     assert not cache.keys.any()
     assert not cache.values.any()
-
-
-@pytest.mark.skipif(
-    not packed.can_pack(torch.empty(1)), reason="torch without oneDNN's layouts"
-)
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("rows", [1, 16, 17, 40])
-def test_gelu_is_the_exact_one_by_either_way(
-    rows: int, wide: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As part of a packed product, or as a pass of its own."""
-    monkeypatch.setattr(packed, "_wide", lambda: wide)
-    generator = torch.Generator().manual_seed(rows)
-    x, weight = (torch.randn(n, 48, generator=generator) for n in (rows, 64))
-    found = packed.packed_linear(x[None], packed.pack_weight(weight), gelu=True)
-    expected = torch.nn.functional.gelu(x @ weight.T)[None]
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)

@@ -6,15 +6,21 @@ made once, and no gradient is kept.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.device.packed import can_pack, pack_weight, packed_linear
+from fewstep.device.packed import (
+    can_pack,
+    in_columns,
+    numpy_multiplies,
+    pack_weight,
+    packed_linear,
+)
 from fewstep.tarflow.model import HEAD_DIM, FlowBlock, KeyValueCache, Layer
 
 _SMALL = 2**16
@@ -33,38 +39,34 @@ def _by_numpy(x: Tensor) -> bool:
 class FrozenLinear:
     """A linear layer with weights of a type, on a CPU in a layout that suits it.
 
-    Where rows are few, oneDNN's own layout takes half to two thirds of the time of
-    `F.linear`, which reads weights as they lie; GELU costs no pass of its own. One or
-    two rows are left to NumPy's matrix-vector products, which read weights faster
-    still.
+    Where rows are few, it takes half to two thirds of the time of `F.linear`, which
+    reads weights as they lie; oneDNN's GELU costs no pass of its own. One or two rows
+    are left to NumPy's matrix-vector products, which read weights faster still.
     """
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         self.weight = linear.weight.detach().to(dtype)
         self.bias = linear.bias.detach().to(dtype)
         self.packs = _packs(self.weight)
-        self.packed: Tensor | None = None
-        self.columns: NDArray[np.float32] | None = None
 
     def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         if not self.packs:
             out = F.linear(x, self.weight, self.bias)
-        elif _by_numpy(x) and x.shape[:-1].numel() <= 2:
-            out = self._by_rows(x)
-        else:
-            return self._by_onednn(x, gelu)
-        return F.gelu(out) if gelu else out
+            return F.gelu(out) if gelu else out
+        few = _by_numpy(x) and x.shape[:-1].numel() <= 2
+        weight = self.columns if few else self.packed
+        return packed_linear(x, weight, self.bias, gelu=gelu)
 
-    def _by_rows(self, x: Tensor) -> Tensor:
-        if self.columns is None:
-            self.columns = self.weight.T.contiguous().numpy()
-        out = np.matmul(x.reshape(-1, 1, x.shape[-1]).numpy(), self.columns)
-        return torch.from_numpy(out).view(*x.shape[:-1], -1).add_(self.bias)
+    @cached_property
+    def columns(self) -> Tensor:
+        """The weight for NumPy."""
+        return in_columns(self.weight)
 
-    def _by_onednn(self, x: Tensor, gelu: bool) -> Tensor:
-        if self.packed is None:
-            self.packed = pack_weight(self.weight)
-        return packed_linear(x, self.packed, self.bias, gelu=gelu)
+    @cached_property
+    def packed(self) -> Tensor:
+        """The weight for many rows."""
+        one = numpy_multiplies(self.weight)  # one layout for any number of rows
+        return self.columns if one else pack_weight(self.weight)
 
 
 def _packs(weight: Tensor) -> bool:
