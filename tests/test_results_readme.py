@@ -174,6 +174,7 @@ def test_numbers_are_kept_with_their_origin(root: Path) -> None:
     assert origin["hardware"] == ["Test CPU"]
     said = readme.blocks(root)["demo-origin"]
     assert "`make demo` of 2026-11-21, commit `0123456`,\non Test CPU with 2" in said
+    assert "2 threads a job, 2 where the clock runs" in said
 
 
 def test_flows_keep_the_straightness_that_is_shown(root: Path) -> None:

@@ -82,6 +82,7 @@ def keep(
     }
     for name in _ORIGIN:
         origin[name] = _several(rows, name)
+    origin["timing_threads"] = _several(found[TIMING], "threads")
     write_json(folder / "origin.json", origin)
     return [*(folder / f"{table.name}.csv" for table in _KEPT), folder / "origin.json"]
 
@@ -193,12 +194,15 @@ def _demo(
 def _origin(origin: Mapping[str, Any]) -> str:
     commits = " and ".join(f"`{commit[:7]}`" for commit in origin["commit"])
     changed = ", with changes" if True in origin["dirty"] else ""
-    threads = " or ".join(map(str, origin["threads"]))
+    threads, timed = (
+        " or ".join(map(str, origin[name])) for name in ("threads", "timing_threads")
+    )
+    clocks = f", {timed} where the clock runs" if timed else ""
     return (
         f"These are the numbers of a `{origin['command']}` of {origin['made'][:10]}, "
         f"commit {commits}{changed},\non {' and '.join(origin['hardware'])} with "
-        f"{threads} thread{'' if threads == '1' else 's'} a job. Their rows are in\n"
-        "[docs/numbers](docs/numbers).\n"
+        f"{threads} thread{'' if threads == '1' else 's'} a job{clocks}.\n"
+        "Their rows are in [docs/numbers](docs/numbers).\n"
     )
 
 
