@@ -2,7 +2,8 @@
 
     python docs/pictures.py results
 
-Each is made narrower where it is wide, and written with at most 128 colours.
+Each is made narrower where it is wide. Charts are written with at most 128 colours;
+where images are shown, theirs stay as they are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ PICTURES = {
 }
 """Name of each picture here, and its file in the results."""
 
+IMAGES = {"tarflow-side-by-side", "tarflow-trace", "par-tokenizer", "par-n4"}
+"""Those that show images: fewer colours turned yellow digits beige."""
+
 WIDTH = 1000
 COLOURS = 128
 
@@ -43,7 +47,9 @@ def renew(results: Path, folder: Path) -> int:
             height = round(picture.height * WIDTH / picture.width)
             picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
         path = folder / f"{name}.png"
-        picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        if name not in IMAGES:
+            picture = picture.quantize(COLOURS, dither=Image.Dither.NONE)
+        picture.save(path, optimize=True)
         total += path.stat().st_size
     return total
 

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
@@ -251,3 +252,22 @@ def test_pictures_are_renewed_from_results(
     assert pictures.main([str(tmp_path)]) == 0
     with Image.open(tmp_path / "pictures/wide.png") as picture:
         assert picture.size == (1000, 200)
+
+
+def test_pictures_of_images_keep_their_colours(tmp_path: Path) -> None:
+    """Where images are shown every pixel stays; charts have at most 128 colours."""
+    from PIL import Image
+
+    pictures = load("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    for source in pictures.PICTURES.values():
+        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / source)
+    pictures.renew(tmp_path, tmp_path / "docs")
+    assert set(pictures.PICTURES) > pictures.IMAGES
+    for name in pictures.PICTURES:
+        with Image.open(tmp_path / f"docs/{name}.png") as picture:
+            found = np.asarray(picture.convert("RGB"))
+        assert np.array_equal(found, pixels) == (name in pictures.IMAGES)
+        few = len(np.unique(found.reshape(-1, 3), axis=0)) <= 128
+        assert few or name in pictures.IMAGES
