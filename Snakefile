@@ -45,6 +45,10 @@ localrules:
     report,
 
 
+onstart:
+    stop_without_deadlock(workflow)
+
+
 # A cell that could not be made is a row too.
 onerror:
     file_failed_run(workflow, GRAPH, log)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fewstep.errors import UserError
 from fewstep.failures import file_failed_run
+from fewstep.graceful import stop_without_deadlock
 from fewstep.graph import (
     Graph,
     as_json,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +31,11 @@ CLUSTER = (
 SNAKEFILE = f"""
 from pathlib import Path
 from fewstep.failures import file_failed_run
+from fewstep.graceful import stop_without_deadlock
 from fewstep.graph import Graph
 GRAPH = Graph(Path("{ROOT}"), ["{CONFIG}"])
+onstart:
+    stop_without_deadlock(workflow)
 onerror:
     file_failed_run(workflow, GRAPH, log)
 rule all:
@@ -208,10 +212,13 @@ def test_a_job_without_a_log_has_failed_too() -> None:
     assert failures.why("/nowhere/x.log").startswith("the job ended without a word")
 
 
-def workflow(failed: list[Any], **scheduler: Any) -> Any:
+def workflow(failed: list[Any], jobs: Sequence[Any] = (), **scheduler: Any) -> Any:
     """What is asked of Snakemake's workflow."""
     dag = SimpleNamespace(
-        depending={}, jobid=lambda job: job.number, bfs=lambda depending, job: [job]
+        depending={},
+        jobs=[*failed, *jobs],
+        jobid=lambda job: job.number,
+        bfs=lambda depending, job: [job],
     )
     state = SimpleNamespace(**{"failed": failed, "_user_kill": None, **scheduler})
     return SimpleNamespace(dag=dag, scheduler=state)
@@ -306,7 +313,10 @@ def test_a_failure_before_a_signal_is_filed(folder: Path, number: int) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (
             (folder / "waits").exists()
-            and "Error in rule sample" in (folder / "said").read_text()
+            and any(
+                "Error in rule sample" in log.read_text()
+                for log in (folder / ".snakemake/log").glob("*.log")
+            )
         ):
             time.sleep(0.05)
         os.killpg(process.pid, number)
@@ -343,6 +353,17 @@ def test_a_run_that_the_user_stopped_files_nothing(graph: Graph) -> None:
     assert failures.failed_run(stopped, graph) == []
 
 
+def test_a_failure_that_the_scheduler_had_no_time_to_note_is_filed(
+    graph: Graph, tmp_path: Path
+) -> None:
+    """SIGINT may come between Snakemake's word of a failure and its set of them."""
+    log = tmp_path / "x.snakemake.log"
+    log.write_text(f"Error in rule evaluation:\n    jobid: 1\n{ENDS[1]}")
+    stopped = workflow([], [evaluation(1, "for"), evaluation(2, "gsj")])
+    found = failures.failed_run(stopped, graph, [str(log)])
+    assert {cell.sampler for cell in found} == {"for"}
+
+
 def test_a_score_on_inception_s_features_is_called_fid(graph: Graph) -> None:
     """A failed row has the name of the score that it would have been."""
     assert failures.metric_of(graph, "digits") == "frechet"
@@ -370,6 +391,7 @@ def test_the_rule_and_the_parts_of_snakemake_are_there() -> None:
     assert "self.failed = set()" in source
     assert "self._user_kill = None" in source
     dag = (home / "dag.py").read_text()
+    assert "def jobs(self):" in dag
     assert "def bfs(self, direction, *jobs" in dag
     assert "self.depending = defaultdict" in dag
     rules = (ROOT / "rules/evaluate.smk").read_text()

@@ -78,17 +78,18 @@ def failed_run(
     """The cells that a run's failed jobs leave without a score, a row for each seed.
 
     A cell behind several failed jobs names the first of them. Where a signal stopped
-    the run only jobs that failed before it count: it reached the others too.
+    the run only jobs that failed before it count: it reached the others too. Which
+    these are its log says: SIGINT may come before the scheduler has noted a failure.
     """
     from fewstep.results import FailedCell
 
-    scheduler, dag, reasons = workflow.scheduler, workflow.dag, _reasons(logs)
+    dag, reasons = workflow.dag, _reasons(logs)
     found: dict[tuple[str, str, int], FailedCell] = {}
-    failed = sorted(_single(scheduler.failed), key=dag.jobid)
+    failed = _single(workflow.scheduler.failed)
     before = _failed_before_a_signal(logs)
-    if before is not None or scheduler._user_kill:
-        failed = [job for job in failed if str(dag.jobid(job)) in (before or ())]
-    for job in failed:
+    if before is not None or workflow.scheduler._user_kill:
+        failed = (job for job in dag.jobs if str(dag.jobid(job)) in (before or ()))
+    for job in sorted(failed, key=dag.jobid):
         log = str(job.log[0]) if job.log else None
         what = " ".join(str(job.message or job).split())
         error = why(log, reasons.get(str(dag.jobid(job)), ""))
