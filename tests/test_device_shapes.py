@@ -129,7 +129,8 @@ def test_a_sampler_with_changing_shapes_is_warned_of_when_it_is_loaded(
     path = tmp_path / "model.safetensors"
     about = {"edges": [1.0, 0.0], "time_factor": "exact"}
     checkpoints.write_state_dict(path, weights, about)
-    common = {"mode": None, "error_norm": "sample", "sampling": {"precision": "fp32"}}
+    sampling = {"precision": "fp32", "compile": False}
+    common = {"mode": None, "error_norm": "sample", "sampling": sampling}
     spec = {"model": TINY_FLOW, "segments": 1, **common}
     kinds = [{"solver": "rk45", "tol": 1e-2, "steps": None}]
     kinds += [{"solver": "euler", "steps": 2, "tol": None}]

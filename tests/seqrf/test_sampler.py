@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from fewstep import checkpoints, files, noise
 from fewstep.errors import UserError
@@ -232,7 +234,7 @@ def test_the_plan_decides_the_solver(two: Flow, tmp_path: Path) -> None:
     spec = {
         "model": TINY_FLOW,
         "segments": 2,
-        "sampling": {"precision": "bf16"},
+        "sampling": {"precision": "bf16", "compile": False},
         **settings(),
     }
     solver_plan.write({**settings(**SOLVERS["rk45"]), "segments": 2}, plan)
@@ -285,3 +287,38 @@ def test_too_few_steps_are_one_clear_line(two: Flow) -> None:
     made = make_sampler(two, settings(steps=1), "fp32")
     with pytest.raises(UserError, match="1 steps for 2 segments"):
         made.draw(made.inputs(0, [0]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+# torch's compiler still loads modules that use its own deprecated parts.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_network_draws_the_same_images(tmp_path: Path) -> None:
+    """By one graph for both segments and for rk45's batches as they shrink to two."""
+    smallest = {**TINY_FLOW, "ch_mult": [1], "attn_resolutions": []}
+    two, spec = flow(**smallest), {"model": smallest, "segments": 2}
+    path = saved(tmp_path, two)
+    torch._dynamo.reset()
+    counters.clear()
+    for name in ("rk45", "euler"):
+        plain, compiled = (
+            load_sampler(
+                {
+                    **spec,
+                    **settings(**SOLVERS[name]),
+                    "sampling": {"precision": "fp32", "compile": wanted},
+                },
+                path,
+                None,
+            )
+            for wanted in (False, True)
+        )
+        for size in (4, 3):
+            wanted, found = (
+                made.draw(made.inputs(5, list(range(size))))
+                for made in (plain, compiled)
+            )
+            torch.testing.assert_close(found.images, wanted.images, atol=1e-4, rtol=0)
+            assert found.steps == wanted.steps
+    assert counters["stats"]["unique_graphs"] <= 2
+    assert not counters["graph_break"]

@@ -22,6 +22,7 @@ from fewstep.results.parquet import read_rows
 from fewstep.samples import draw_samples
 from fewstep.sampling import SampleOptions
 from fewstep.seqrf.flow import load_flow
+from fewstep.seqrf.model import NCSNpp
 from fewstep.seqrf.pairs import open_pairs
 from fewstep.seqrf.sampler import make_sampler
 from fewstep.seqrf.segments import Segments
@@ -61,6 +62,18 @@ def test_a_shard_made_twice_has_equal_bits(world: World, tmp_path: Path) -> None
         == found[1]
         == (world.pairs[2].parent / "shard-00001.arrow").read_bytes()
     )
+
+
+def test_pairs_are_made_by_a_compiled_network_where_the_settings_say_so(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's, before the first pair, and never else."""
+    asked: list[NCSNpp] = []
+    monkeypatch.setattr(pairs_stage, "compile_network", asked.append)
+    for wanted in (False, True):
+        spec = pair_spec(2, count=2, shard_size=2, compile=wanted)
+        make_pairs(tmp_path / str(wanted), spec, world.teacher, world.dataset)
+        assert len(asked) == wanted
 
 
 def test_pairs_say_where_they_come_from(world: World) -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from fewstep import checkpoints, files
 from fewstep.errors import UserError
 from fewstep.sampling import complete
 from fewstep.tarflow import Strategy, TarFlow, reverse, self_denoise
 from fewstep.tarflow.guidance import Guidance
-from fewstep.tarflow.sampler import TarFlowSampler, load_model, load_sampler
+from fewstep.tarflow.sampler import (
+    TarFlowSampler,
+    compile_blocks,
+    load_model,
+    load_sampler,
+)
+from fewstep.tarflow.strategy import BlockPlan
 
 Case = tuple[TarFlow, dict[str, Any]]
 CONFIG = {
@@ -25,6 +35,16 @@ CONFIG = {
     "num_blocks": 3,
     "layers_per_block": 1,
     "num_classes": 3,
+}
+SAMPLING = {
+    "guidance": 1.0,
+    "guide_what": "ac",
+    "attn_temp": 1.0,
+    "annealed": True,
+    "temperature": 1.0,
+    "self_denoise": 0.0,
+    "precision": "fp32",
+    "compile": False,
 }
 
 
@@ -80,15 +100,7 @@ def test_a_saved_sampler_loads(tmp_path: Path, tiny: TarFlow) -> None:
     spec = {
         "model": CONFIG,
         "noise": {"std": 0.1},
-        "sampling": {
-            "guidance": 1.0,
-            "guide_what": "ac",
-            "attn_temp": 1.0,
-            "annealed": True,
-            "temperature": 1.0,
-            "self_denoise": 0.0,
-            "precision": "fp32",
-        },
+        "sampling": SAMPLING,
     }
     paths = (tmp_path / "model.safetensors", tmp_path / "plan.json")
     sampler = load_sampler(spec, *paths)
@@ -107,3 +119,51 @@ def test_weights_of_another_architecture_are_named(
     checkpoints.write_state_dict(path, tiny.state_dict(), {})
     with pytest.raises(UserError, match=r"var: shape \(16, 12\).*\(64, 12\)"):
         load_model({**CONFIG, "img_size": 16}, path, torch.device("cpu"))
+
+
+STRATEGIES = (
+    Strategy.sequential(3, 16),
+    Strategy((BlockPlan(1, 5), BlockPlan(4, 6), BlockPlan(0, 16, window=4)), 16),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+# torch's compiler still loads modules that use its own deprecated parts.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_compiled_blocks_give_the_same_images(tiny: TarFlow) -> None:
+    """By 4 graphs for all strategies, batches, blocks and layers: one token or more."""
+    other = copy.deepcopy(tiny)
+    compile_blocks(other)
+    torch._dynamo.reset()
+    counters.clear()
+    guidance = Guidance(1.5, "ac", 1.3, annealed=True)
+    for strategy, size in product(STRATEGIES, (1, 3, 4)):
+        plain, compiled = (
+            TarFlowSampler(model, strategy, guidance) for model in (tiny, other)
+        )
+        inputs = plain.inputs(0, list(range(size)), np.arange(size) % 3)
+        wanted, found = plain.draw(inputs), compiled.draw(inputs)
+        torch.testing.assert_close(found.images, wanted.images, atol=2e-5, rtol=1e-5)
+        assert found.steps == wanted.steps
+    assert counters["stats"]["unique_graphs"] == 4
+    assert not counters["graph_break"]
+
+
+def test_blocks_are_compiled_where_the_settings_say_so(
+    tmp_path: Path, tiny: TarFlow
+) -> None:
+    """All of them, or none."""
+    path = tmp_path / "model.safetensors"
+    checkpoints.write_state_dict(path, tiny.state_dict(), {})
+    for wanted in (True, False):
+        found = load_sampler(
+            {
+                "model": CONFIG,
+                "noise": {"std": 0.1},
+                "sampling": {**SAMPLING, "compile": wanted},
+            },
+            path,
+            None,
+        )
+        assert {block.compiles for block in found.model.flows} == {wanted}

@@ -101,16 +101,12 @@ class ParSamplingSpec(DrawSpec):
 
     labels: Literal["balanced", "iid"] = "balanced"
     """Classes in turn, or drawn uniformly."""
-    compile: bool = False
-    """Compile the network's steps first (needs a C++ compiler)."""
 
 
 class ParSamplingOverrides(DrawOverrides):
     """Fields of `sampling` that one sampler changes."""
 
     labels: Literal["balanced", "iid"] | None = None
-    """See `sampling`."""
-    compile: bool | None = None
     """See `sampling`."""
 
 

@@ -105,6 +105,9 @@ class PairsSpec(NamedSpec):
     """Length of the teacher's path (null: as its weights were trained)."""
     precision: Precision = "fp32"
     """bf16: the network under autocast, where the device has it."""
+    compile: bool = False
+    """Compile the network first: for a GPU. On a CPU it needs a C++ compiler, and does
+    not pay."""
     seed: Index = 0
     """Seed of images, flips and noise."""
     shard_size: Count = 10000

@@ -187,6 +187,9 @@ class DrawSpec(Spec):
 
     precision: Precision = "fp32"
     """bf16: autocast where the device has it."""
+    compile: bool = False
+    """Compile the network first: for a GPU. On a CPU it needs a C++ compiler, and does
+    not pay."""
     batch: Count = 64
     """Samples drawn at once."""
     shard_size: Count = 256
@@ -204,6 +207,8 @@ class DrawOverrides(Spec):
     """Fields of `sampling` that one sampler changes."""
 
     precision: Precision | None = None
+    """See `sampling`."""
+    compile: bool | None = None
     """See `sampling`."""
     batch: Count | None = None
     """See `sampling`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from fewstep import checkpoints, files
 from fewstep.device import check_shapes, has_bf16, memory_errors, pick_device
+from fewstep.device.compiled import check_compiler, compiled
 from fewstep.device.packed import can_pack
 from fewstep.errors import UserError
 from fewstep.par.decoding import Guidance, by_inversion
@@ -194,24 +193,13 @@ def load_sampler(
 
 
 def compile_step(gpt: Transformer) -> None:
-    """Compile the step once for all passes and batches, whose sizes are symbols.
+    """Compile the step once for all passes and batches.
 
     Raises:
         UserError: on a CPU without a C++ compiler.
     """
-    compiler = os.environ.get("CXX", "g++")
-    if gpt.output.weight.device.type == "cpu" and shutil.which(compiler) is None:
-        raise UserError(
-            f"no C++ compiler {compiler!r}, which compiling for a CPU needs",
-            where="sampling.compile",
-            do="install one, name it in CXX, or set compile to false",
-        )
-    from torch.fx.experimental import _config as symbolic
-
-    # Else sizes that happen to be equal once are taken to be equal always, and every
-    # coincidence is compiled anew until torch gives up and runs uncompiled.
-    symbolic.use_duck_shape = False
-    gpt.step = torch.compile(gpt.step, dynamic=True)  # type: ignore[method-assign]
+    check_compiler(gpt.output.weight.device)
+    gpt.step = compiled(gpt.step)  # type: ignore[method-assign]
 
 
 def _verify(path: str | Path, wanted: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fewstep import files, noise
 from fewstep.device import autocast, check_shapes, pick_device
 from fewstep.sampling import Draw
-from fewstep.seqrf.flow import Flow, load_flow
+from fewstep.seqrf.flow import Flow, compile_network, load_flow
 from fewstep.seqrf.integration import Integration, Solver, integrate
 from fewstep.seqrf.ode import ErrorNorm
 from fewstep.seqrf.segments import TimeFactor
@@ -128,6 +128,8 @@ def load_sampler(
         plan: `plan.json`; None = the settings in `spec`.
     """
     flow = load_flow(spec["model"], spec["segments"], checkpoint, pick_device())
+    if spec["sampling"]["compile"]:
+        compile_network(flow.model)
     settings = spec if plan is None else files.read_json(plan)["strategy"]
     sampler = make_sampler(flow, settings, spec["sampling"]["precision"])
     check_shapes(sampler.device, sampler.static_shapes, sampler.solver)

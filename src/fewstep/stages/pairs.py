@@ -10,7 +10,7 @@ from fewstep.data import open_dataset
 from fewstep.device import autocast, pick_device
 from fewstep.errors import UserError
 from fewstep.progress import Progress
-from fewstep.seqrf.flow import Flow, load_flow
+from fewstep.seqrf.flow import Flow, compile_network, load_flow
 from fewstep.seqrf.pair_plan import PairPlan
 from fewstep.seqrf.pair_shards import write_shard
 from fewstep.seqrf.segments import Segments
@@ -42,6 +42,8 @@ def shard(
     """
     device = pick_device()
     flow = load_flow(spec["model"], spec["heads"], teacher, device)
+    if spec["compile"]:
+        compile_network(flow.model)
     given = files.read_json(edges)["edges"] if edges else None
     segments = Segments.of(spec["segments"], given)
     _check_heads(flow, segments, teacher)

@@ -6,7 +6,8 @@ made once, and no gradient is kept.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import cast
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewstep.device.compiled import compiled
 from fewstep.device.packed import (
     can_pack,
     in_columns,
@@ -42,12 +44,19 @@ class FrozenLinear:
     Where rows are few, it takes half to two thirds of the time of `F.linear`, which
     reads weights as they lie; oneDNN's GELU costs no pass of its own. One or two rows
     are left to NumPy's matrix-vector products, which read weights faster still.
+
+    Args:
+        linear: the layer.
+        dtype: of the weights.
+        plain: leave the layout as it is.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(
+        self, linear: nn.Linear, dtype: torch.dtype, *, plain: bool = False
+    ) -> None:
         self.weight = linear.weight.detach().to(dtype)
         self.bias = linear.bias.detach().to(dtype)
-        self.packs = _packs(self.weight)
+        self.packs = not plain and _packs(self.weight)
 
     def __call__(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         if not self.packs:
@@ -111,18 +120,25 @@ class FrozenLayer:
         layer: the layer.
         dtype: as in `FrozenBlock`.
         in_parts: whether `_attend_in_parts` is the faster way.
+        compiles: whether what stands around the attention is compiled.
     """
 
-    def __init__(self, layer: Layer, dtype: torch.dtype, *, in_parts: bool) -> None:
+    def __init__(
+        self, layer: Layer, dtype: torch.dtype, *, in_parts: bool, compiles: bool
+    ) -> None:
         self.heads, self.dtype, self.in_parts = layer.attention.heads, dtype, in_parts
+        self.halves: Halves = compiled_halves() if compiles else (_before, _after)
         self.norms = [
             (norm.weight.detach(), norm.bias.detach(), norm.eps)
             for norm in (layer.attention.norm, layer.mlp.norm)
         ]
-        self.qkv = FrozenLinear(layer.attention.qkv, dtype)
-        self.proj = FrozenLinear(layer.attention.proj, dtype)
-        self.widen = FrozenLinear(cast("nn.Linear", layer.mlp.main[0]), dtype)
-        self.narrow = FrozenLinear(cast("nn.Linear", layer.mlp.main[2]), dtype)
+        self.qkv, self.proj, self.widen, self.narrow = (
+            FrozenLinear(cast("nn.Linear", linear), dtype, plain=compiles)
+            for linear in (
+                *(layer.attention.qkv, layer.attention.proj),
+                *(layer.mlp.main[0], layer.mlp.main[2]),
+            )
+        )
 
     def __call__(
         self,
@@ -135,7 +151,7 @@ class FrozenLayer:
     ) -> None:
         """Add the layer's output to h (R, n, D); `FrozenBlock` says what is given."""
         rows, n, channels = h.shape
-        qkv = self.qkv(self._norm(0, h)).view(rows, n, 3, self.heads, HEAD_DIM)
+        qkv = self.halves[0](self, h).view(rows, n, 3, self.heads, HEAD_DIM)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
         if query_scale is not None:
             q = q * query_scale
@@ -149,11 +165,39 @@ class FrozenLayer:
         else:
             causal = mask is None and n > 1
             out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
-        h.add_(self.proj(out.transpose(1, 2).reshape(rows, n, channels)))
-        h.add_(self.narrow(self.widen(self._norm(1, h), gelu=True)))
+        self.halves[1](self, h, out.transpose(1, 2).reshape(rows, n, channels))
 
-    def _norm(self, which: int, h: Tensor) -> Tensor:
+    def norm(self, which: int, h: Tensor) -> Tensor:
+        """The norm before the attention (0) or the MLP (1)."""
         return F.layer_norm(h, [h.shape[2]], *self.norms[which]).to(self.dtype)
+
+
+Halves = tuple[
+    Callable[[FrozenLayer, Tensor], Tensor],
+    Callable[[FrozenLayer, Tensor, Tensor], None],
+]
+"""A layer up to its attention, and from it on."""
+
+
+def _before(layer: FrozenLayer, h: Tensor) -> Tensor:
+    """What the attention mixes: queries, keys and values (R, n, 3D)."""
+    return layer.qkv(layer.norm(0, h))
+
+
+def _after(layer: FrozenLayer, h: Tensor, mixed: Tensor) -> None:
+    """Add to h (R, n, D) what the attention mixed, and the MLP of the sum."""
+    h.add_(layer.proj(mixed))
+    h.add_(layer.narrow(layer.widen(layer.norm(1, h), gelu=True)))
+
+
+@cache
+def compiled_halves() -> Halves:
+    """`_before` and `_after`, compiled once for the layers of all blocks.
+
+    The attention between them has good kernels of its own, and the compiler would copy
+    the cache at every write.
+    """
+    return compiled(_before), compiled(_after)
 
 
 class FrozenBlock:
@@ -166,12 +210,12 @@ class FrozenBlock:
     """
 
     def __init__(self, block: FlowBlock, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.proj_in = FrozenLinear(block.proj_in, dtype)
-        self.proj_out = FrozenLinear(block.proj_out, dtype)
+        self.dtype, compiles = dtype, block.compiles
+        self.proj_in = FrozenLinear(block.proj_in, dtype, plain=compiles)
+        self.proj_out = FrozenLinear(block.proj_out, dtype, plain=compiles)
         self.in_parts = dtype == torch.bfloat16 and self.proj_in.packs
         self.layers = [
-            FrozenLayer(layer, dtype, in_parts=self.in_parts)
+            FrozenLayer(layer, dtype, in_parts=self.in_parts, compiles=compiles)
             for layer in cast("list[Layer]", block.attn_blocks)
         ]
 

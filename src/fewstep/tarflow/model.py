@@ -145,9 +145,13 @@ class FlowBlock(nn.Module):
         layers: transformer layers.
         num_classes: 0 = no labels.
         flip: whether the block reads the sequence backwards.
+
+    Attributes:
+        compiles: whether the inverse uses torch's compiler.
     """
 
     attn_mask: Tensor
+    compiles: bool = False
 
     def __init__(
         self,

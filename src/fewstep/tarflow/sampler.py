@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewstep import checkpoints, files, noise
 from fewstep.device import autocast, check_shapes, pick_device
+from fewstep.device.compiled import check_compiler
 from fewstep.sampling import Draw
 from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.guidance import UNGUIDED, Guidance
@@ -173,6 +174,17 @@ def load_model(
     return model.to(device).eval()
 
 
+def compile_blocks(model: TarFlow) -> None:
+    """Let the inverse use torch's compiler.
+
+    Raises:
+        UserError: on a CPU without a C++ compiler.
+    """
+    check_compiler(model.var.device)
+    for block in model.flows:
+        block.compiles = True
+
+
 def load_sampler(
     spec: dict[str, Any], checkpoint: str | Path, plan: str | Path | None
 ) -> TarFlowSampler:
@@ -185,6 +197,8 @@ def load_sampler(
     """
     sampling = spec["sampling"]
     model = load_model(spec["model"], checkpoint, pick_device())
+    if sampling["compile"]:
+        compile_blocks(model)
     strategy = Strategy.sequential(len(model.blocks), model.tokens)
     learned: dict[int, Learned] = {}
     if plan is not None:
