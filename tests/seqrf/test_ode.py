@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep.errors import UserError
 from fewstep.seqrf import dormand_prince as pair
-from fewstep.seqrf.ode import FIXED_STEPS, Field, Solution, rk45
+from fewstep.seqrf import ode
+from fewstep.seqrf.fixed_steps import FIXED_STEPS
+from fewstep.seqrf.ode import Field, Solution, rk45
 from fewstep.seqrf.watchers import Step
 
 NORMS = ["sample", "batch"]
@@ -351,6 +354,52 @@ def test_calls_are_counted_and_finished_samples_leave() -> None:
     solution = rk45(counted, y, 0.0, 3.0, rtol=1e-5, atol=1e-5, error_norm="batch")
     assert solution.nfe == counted.calls
     assert solution.nfe_per_sample.tolist() == [counted.calls] * 6
+
+
+class Scalars(TorchDispatchMode):
+    """Counts the values that the host asks tensors for."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_host_is_an_attempt_ahead_of_the_answers(
+    norm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question an attempt, answered once the next is sent; more where one ends."""
+    calls: list[None] = []
+    answers: list[tuple[int, bool]] = []
+
+    def field(t: Tensor, y: Tensor, _: Tensor) -> Tensor:
+        calls.append(None)
+        return _mixed(7)(t, y)
+
+    def ask(flag: Tensor) -> Callable[[], bool]:
+        before = len(calls)
+
+        def answer() -> bool:
+            answers.append((len(calls) - before, bool(flag)))
+            return answers[-1][1]
+
+        return answer
+
+    monkeypatch.setattr(ode, "ask", ask)
+    y = _states(6) * torch.tensor([0.01, 0.1, 1, 1, 3, 9])[:, None]
+    with Scalars() as scalars:
+        done = rk45(field, y, 0.0, 3.0, rtol=1e-5, atol=1e-5, error_norm=norm)
+    attempts = int((done.accepted + done.rejected).max())
+    ends = len(set(done.nfe_per_sample.tolist()))
+    assert {sent for sent, _ in answers} == {6}
+    assert len(answers) == attempts
+    assert sum(value for _, value in answers) >= ends
+    asked = sum(1 + value for _, value in answers)
+    assert scalars.count - asked == 2  # before the first attempt
 
 
 def test_every_sample_may_have_its_interval() -> None:

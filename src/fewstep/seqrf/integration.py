@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fewstep.device import mark_step
 from fewstep.errors import UserError
-from fewstep.seqrf.ode import FIXED_STEPS, ErrorNorm, Solution, rk45
+from fewstep.seqrf.fixed_steps import FIXED_STEPS
+from fewstep.seqrf.ode import ErrorNorm, Solution, rk45
 from fewstep.seqrf.segments import (
     LABEL_SCALE,
     TAU_MIN,
@@ -113,7 +114,7 @@ def integrate(
             must be 1 or the number of segments.
         noise: (B, C, H, W) at t = 1.
         solver: `rk45` needs `tol`, the others `steps`. `heun_released` is not Heun's
-            method: see `fewstep.seqrf.ode`.
+            method: see `fewstep.seqrf.fixed_steps`.
         steps: total number of steps over all segments.
         tol: relative and absolute tolerance.
         segments, edges: equal segments by their number, or by edges from 1 to 0.

@@ -1,9 +1,8 @@
-"""Solvers of ordinary differential equations for batches on one device.
+"""The adaptive solver of ordinary differential equations, for batches on one device.
 
-Euler, Heun and Heun as released take fixed steps; `rk45` is the adaptive
-Dormand-Prince 5(4) pair with a step size for each sample or for the whole batch. A
-solver knows nothing of images, noise or segments: times are in the variable of the
-field, and may run up or down.
+`rk45` is the Dormand-Prince 5(4) pair with a step size for each sample or for the whole
+batch. It knows nothing of images, noise or segments: times are in the variable of the
+field, and may run up or down. `fewstep.seqrf.fixed_steps` has the other solvers.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
+from fewstep.device.questions import ask
 from fewstep.errors import UserError
 from fewstep.seqrf import dormand_prince as pair
 from fewstep.seqrf.watchers import Dense, OnStep, Record, Step
@@ -32,42 +32,8 @@ FirstStep = float | Tensor | Literal["probe"] | None
 spends an evaluation on finding it, as SciPy does. None: "probe" for `batch`, for
 `sample` a third of the interval."""
 
-FixedField = Callable[[float, Tensor], Tensor]
-"""(t, y (B, ...)) to dy/dt, for fixed steps."""
-
 FIRST_STEP = 1 / 3
 """Share of the interval that the first step of `sample` takes."""
-
-
-def euler_step(field: FixedField, t: float, end: float, y: Tensor) -> Tensor:
-    """One Euler step from t to end; one evaluation, first order."""
-    return y + (end - t) * field(t, y)
-
-
-def heun_step(field: FixedField, t: float, end: float, y: Tensor) -> Tensor:
-    """One Heun step: mean of the slopes at t and after a full step; second order."""
-    first = field(t, y)
-    second = field(end, y + (end - t) * first)
-    return y + (end - t) / 2 * (first + second)
-
-
-def heun_released_step(field: FixedField, t: float, end: float, y: Tensor) -> Tensor:
-    """The released program's "Heun": second slope after HALF a step at the END time.
-
-    Only first order; here so that released numbers can be had (SeqRF).
-    """
-    first = field(t, y)
-    second = field(end, y + (end - t) / 2 * first)
-    return y + (end - t) / 2 * (first + second)
-
-
-FIXED_STEPS: dict[str, tuple[Callable[[FixedField, float, float, Tensor], Tensor], int]]
-FIXED_STEPS = {
-    "euler": (euler_step, 1),
-    "heun": (heun_step, 2),
-    "heun_released": (heun_released_step, 2),
-}
-"""Fixed-step methods and their evaluations a step."""
 
 
 @dataclass
@@ -111,7 +77,11 @@ class _Options:
 
 @dataclass
 class _Work:
-    """Samples that have not arrived, with a step size each (a batch counts as one)."""
+    """Samples that have not arrived, with a step size each (a batch counts as one).
+
+    A sample is stuck once its step was too short to make progress, and astray if its
+    error was no number then.
+    """
 
     rows: Tensor
     t: Tensor
@@ -120,10 +90,13 @@ class _Work:
     y: Tensor
     slope: Tensor
     after_rejection: Tensor = field(init=False)
+    stuck: Tensor = field(init=False)
+    astray: Tensor = field(init=False)
     accepted: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.after_rejection = torch.zeros_like(self.t, dtype=torch.bool)
+        for name in ("after_rejection", "stuck", "astray"):
+            setattr(self, name, torch.zeros_like(self.t, dtype=torch.bool))
         self.accepted = torch.zeros_like(self.t, dtype=torch.int64)
 
     def keep(self, which: Tensor) -> None:
@@ -137,18 +110,18 @@ def _shortest(t: Tensor, end: Tensor) -> Tensor:
     return 10 * (ahead - t).abs()
 
 
-def _attempt(
-    evaluate: pair.Evaluate, work: _Work, options: _Options
-) -> tuple[Step, Tensor]:
-    """Try one step of every sample in work and move those whose error is small.
-
-    Returns the attempt and its error over tolerance (n,).
-    """
+def _targets(work: _Work) -> Tensor:
+    """Where the next attempt goes (n,): never beyond the end."""
     shortest = _shortest(work.t, work.end)
     h = torch.where(work.after_rejection, work.h, torch.maximum(work.h, shortest))
     towards = (work.end - work.t).sign()
     target = work.t + h * towards
-    target = torch.where((target - work.end) * towards > 0, work.end, target)
+    return torch.where((target - work.end) * towards > 0, work.end, target)
+
+
+def _attempt(evaluate: pair.Evaluate, work: _Work, options: _Options) -> Step:
+    """Try one step of every sample in work and move those whose error is small."""
+    target = _targets(work)
     h = target - work.t
     new, slopes = pair.step(evaluate, work.t, work.y, work.slope, h)
     ratio = pair.error_ratio(slopes, work.y, new, h, options.rtol, options.atol)
@@ -160,19 +133,27 @@ def _attempt(
     work.t = torch.where(good, target, work.t)
     work.h = h.abs() * pair.step_factor(ratio, work.after_rejection)
     work.after_rejection = ~good
+    short = work.after_rejection & (work.h < _shortest(work.t, work.end))
+    work.stuck, work.astray = (
+        work.stuck | short,
+        work.astray | short & ~ratio.isfinite(),
+    )
     work.accepted = work.accepted + good
-    return step, ratio
+    return step
 
 
-def _check(work: _Work, ratio: Tensor, options: _Options) -> None:
+def _news(work: _Work) -> Callable[[], bool]:
+    """Whether the next attempt may bring a sample to its end, or one is stuck."""
+    return ask(((_targets(work) == work.end) | work.stuck).any())
+
+
+def _check(work: _Work, options: _Options) -> None:
     """Refuse steps too short to make progress (one line for the user)."""
-    stuck = work.after_rejection & (work.h < _shortest(work.t, work.end))
-    if stuck.any():
-        if ratio[stuck].isfinite().all():
-            what = "the step size has fallen to nothing"
-        else:
+    if work.stuck.any():
+        what = "the step size has fallen to nothing"
+        if work.astray.any():
             what = "the velocity is not finite"
-        _refuse(what, work.t[stuck], options)
+        _refuse(what, work.t[work.stuck], options)
 
 
 def _refuse(what: str, t: Tensor, options: _Options) -> NoReturn:
@@ -251,7 +232,11 @@ def _run(
     options: _Options,
     observe: OnStep,
 ) -> tuple[_Ledger, int]:
-    """Bring every sample to its end; also gives the sequential evaluations."""
+    """Bring every sample to its end; also gives the sequential evaluations.
+
+    The host sends an attempt before it takes the answer of what that may bring: where
+    it brings no sample to its end, the device never waits for the host.
+    """
     start, end = interval
     rows = torch.arange(len(y), device=y.device)
     slope = call(start, y, rows).to(y.dtype)
@@ -265,20 +250,22 @@ def _run(
     work.h = _first_steps(first_step, evaluate, work, options)
     ledger, attempts = _Ledger.empty(y), 0
     before = 2 if isinstance(first_step, str) else 1
+    nfe, coming = before, _news(work)
     while len(work.rows):
         if attempts == options.max_steps:
+            _check(work, options)
             _refuse(f"{attempts} steps and not at the end", work.t, options)
-        step, ratio = _attempt(evaluate, work, options)
+        observe(_attempt(evaluate, work, options))
         attempts += 1
-        observe(step)
-        _check(work, ratio, options)
-        arrived = work.t == work.end
-        if arrived.any():
-            ledger.book(
-                work, arrived, attempts, before + attempts * pair.CALLS_PER_STEP
-            )
+        nfe = before + attempts * pair.CALLS_PER_STEP
+        expected, coming = coming, _news(work)
+        if expected():
+            _check(work, options)
+            arrived = work.t == work.end
+            ledger.book(work, arrived, attempts, nfe)
             work.keep(~arrived)
-    return ledger, before + attempts * pair.CALLS_PER_STEP
+            coming = _news(work)
+    return ledger, nfe
 
 
 def _one_step_size(field: Field, everyone: Tensor) -> Field:

@@ -47,17 +47,7 @@ def shard(
     given = files.read_json(edges)["edges"] if edges else None
     segments = Segments.of(spec["segments"], given)
     _check_heads(flow, segments, teacher)
-    plan = PairPlan(
-        seed=spec["seed"],
-        count=spec["count"],
-        edges=segments.edges,
-        tol=spec["tol"],
-        error_norm=spec["error_norm"],
-        dtype=spec["dtype"],
-        flip=spec["flip"],
-        shard=spec["shard_size"],
-        time_factor=spec["mode"] or flow.time_factor,
-    )
+    plan = _plan(spec, segments, flow)
     data = open_dataset(dataset)
     indices = plan.indices(number)
     origin = {
@@ -78,6 +68,21 @@ def shard(
             device=device,
             progress=Progress(f"pairs {spec['name']} {number}", len(indices)),
         )
+
+
+def _plan(spec: dict[str, Any], segments: Segments, flow: Flow) -> PairPlan:
+    """What decides each pair."""
+    return PairPlan(
+        seed=spec["seed"],
+        count=spec["count"],
+        edges=segments.edges,
+        tol=spec["tol"],
+        error_norm=spec["error_norm"],
+        dtype=spec["dtype"],
+        flip=spec["flip"],
+        shard=spec["shard_size"],
+        time_factor=spec["mode"] or flow.time_factor,
+    )
 
 
 def _check_heads(flow: Flow, segments: Segments, teacher: Path) -> None:
