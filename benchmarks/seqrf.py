@@ -33,11 +33,14 @@ from torch import Tensor, nn
 
 from fewstep.device import synchronise
 from fewstep.seqrf import integrate, reflow_pairs
+from fewstep.seqrf.flow import compile_network
 from fewstep.seqrf.model import Architecture, NCSNpp
+from fewstep.seqrf.ode import ErrorNorm
 
 TOL = 1e-5
 EULER_STEPS = 10
 OURS, EACH, ORIGINAL = "fewstep", "fewstep, own steps for each image", "original"
+SWIFT = "fewstep, compiled"
 _FOLDER = "ImageGeneration"
 _LEFT_OUT = ("op", "torchvision", "matplotlib", "matplotlib.pyplot", "tqdm")
 
@@ -172,23 +175,23 @@ def rk45(job: Job) -> list[Row]:
 
 
 def gpu(job: Job) -> list[Row]:
-    """The same with CIFAR-10's own network."""
-    return _rk45(job, Case(blocks=4, batch=64), "seqrf_rk45_cifar10")
+    """The same with CIFAR-10's own network, also compiled."""
+    case = Case(blocks=4, batch=64)
+    swift = case.model(job.device)
+    compile_network(swift)
+    return _rk45(job, case, "seqrf_rk45_cifar10", swift)
 
 
-def _rk45(job: Job, case: Case, name: str) -> list[Row]:
+def _rk45(job: Job, case: Case, name: str, swift: NCSNpp | None = None) -> list[Row]:
+    """A row for each norm of the error; `swift`: also for the compiled network."""
     model, noise = case.model(job.device), case.noise(job.device)
     theirs = Original(case, job).sampler("rk45", 1)
     found: dict[str, Any] = {}
 
-    def draw(norm: str) -> Callable[[], None]:
+    def draw(rival: str, net: NCSNpp, norm: ErrorNorm) -> Callable[[], None]:
         def call() -> None:
-            found[norm] = integrate(
-                model,
-                noise,
-                tol=TOL,
-                error_norm="batch" if norm == OURS else "sample",
-                time_factor="released",
+            found[rival] = integrate(
+                net, noise, tol=TOL, error_norm=norm, time_factor="released"
             )
 
         return call
@@ -196,11 +199,15 @@ def _rk45(job: Job, case: Case, name: str) -> list[Row]:
     def reference() -> None:
         found[ORIGINAL] = theirs(noise)
 
-    calls = {OURS: draw(OURS), EACH: draw(EACH), ORIGINAL: reference}
-    clocks = job.race(calls)
+    calls = {OURS: draw(OURS, model, "batch"), EACH: draw(EACH, model, "sample")}
+    rivals = {OURS: "", EACH: "_sample"}
+    if swift is not None:
+        calls[SWIFT] = draw(SWIFT, swift, "batch")
+        rivals[SWIFT] = "_compiled"
+    clocks = job.race(calls | {ORIGINAL: reference})
     samples, nfe = found[ORIGINAL]
     rows = []
-    for ours, suffix in ((OURS, ""), (EACH, "_sample")):
+    for ours, suffix in rivals.items():
         mine = found[ours]
         more = {"nfe": mine.nfe, "partner_nfe": nfe, "tolerance": TOL}
         error = float((mine.samples - samples).abs().max())

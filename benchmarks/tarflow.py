@@ -13,9 +13,10 @@ on other noise, once, before the clock starts.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from benchmarks.tarflow_original import MARKER, MODULE, Lists, Released, fastest
 from fewstep.device import autocast
 from fewstep.tarflow import BlockPlan, Inversion, Strategy, block_metrics
 from fewstep.tarflow.case import SearchOptions
-from fewstep.tarflow.sampler import TarFlowSampler
+from fewstep.tarflow.sampler import TarFlowSampler, compile_blocks
 from fewstep.tarflow.search import search
 
 TOLERANCE = 1e-3
@@ -284,6 +285,13 @@ def windowed(bench: Bench, width: int) -> TarFlowSampler:
     return bench.sampler(Strategy((plan,) * len(model.flows), model.tokens))
 
 
+def swift(sampler: TarFlowSampler) -> TarFlowSampler:
+    """The same sampler with compiled blocks."""
+    model = copy.deepcopy(sampler.model)
+    compile_blocks(model)
+    return replace(sampler, model=model)
+
+
 def gpu(job: Job, precision: str = "fp32") -> list[Row]:
     """The architecture published for AFHQ, with the strategy published for it."""
     flow = tarflow_models.shaped(tarflow_models.AFHQ, job.device)
@@ -293,11 +301,9 @@ def gpu(job: Job, precision: str = "fp32") -> list[Row]:
         published = Lists(flow, segments=8, jacobi=32, other=10)
         gsj = f"original {published}"
         auto_sampler, plan = planned(bench)
-        ours = {
-            "for": bench.sampler(),
-            "window": windowed(bench, WINDOWS[1]),
-            "auto": auto_sampler,
-        }
+        ours = {"for": bench.sampler(), "auto": auto_sampler}
+        ours |= {f"{kind}_compiled": swift(one) for kind, one in ours.items()}
+        ours["window"] = windowed(bench, WINDOWS[1])
         if precision == "bf16":  # the exact inverse has no part in the race
             exact = Bench(flow, job, batch)
             bench.exact = exact.sampler().invert(bench.z, bench.y).images

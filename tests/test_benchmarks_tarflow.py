@@ -222,15 +222,20 @@ def test_windows_in_miniature(job: Job) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("part", ["gpu", "gpu-bf16"])
-def test_gpu_parts_in_miniature(job: Job, part: str) -> None:
+def test_gpu_parts_in_miniature(
+    job: Job, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What runs on a GPU runs here, small: each of ours against both originals."""
+    compiled: list[TarFlow] = []
+    monkeypatch.setattr(tarflow, "compile_blocks", compiled.append)
     precision = {"gpu": "fp32", "gpu-bf16": "bf16"}[part]
     rows = tarflow.PARTS[part](job)
     assert names(rows) == {
         f"tarflow_gpu_{precision}_{kind}_b2_vs_{partner}"
-        for kind in ("for", "window", "auto")
+        for kind in ("for", "window", "auto", "for_compiled", "auto_compiled")
         for partner in ("for", "gsj")
     }
+    assert len(compiled) == 2
     for row in rows:
         assert row["roofline"] > 0
         assert row["precision"] == precision

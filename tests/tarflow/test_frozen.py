@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias
 
-from fewstep.device import packed
+from fewstep.device import backends, packed
 from fewstep.tarflow import TarFlow, frozen
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.model import FlowBlock, KeyValueCache
@@ -93,6 +95,30 @@ def test_windows_equal_the_module(
     found = [torch.stack(evaluate(X[:, t : t + width], t)) for t in starts]
     expected = by_module(block_of(tiny), guidance)
     torch.testing.assert_close(torch.cat(found, 2), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("width", [5, 16])
+def test_a_mask_by_its_name_is_the_mask(
+    tiny: TarFlow, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where kernels know causal masks after a prefix, they are given no tensor."""
+    given: list[Tensor | None] = []
+    make = frozen.FrozenBlock._mask
+
+    def watched(*call: Any) -> Tensor | None:
+        given.append(make(*call))
+        return given[-1]
+
+    monkeypatch.setattr(backends.CPU, "lower_right", True)
+    monkeypatch.setattr(frozen.FrozenBlock, "_mask", watched)
+    evaluate = evaluator(block_of(tiny), Guidance(1.5))
+    starts = range(0, 16, width)
+    found = [torch.stack(evaluate(X[:, t : t + width], t)) for t in starts]
+    expected = by_module(block_of(tiny), Guidance(1.5))
+    torch.testing.assert_close(torch.cat(found, 2), expected, atol=1e-5, rtol=0)
+    later = [mask for mask in given if mask is not None]
+    assert bool(later) == (width < 16)
+    assert all(isinstance(mask, CausalBias) for mask in later)
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES)

@@ -106,8 +106,8 @@ class PairsSpec(NamedSpec):
     precision: Precision = "fp32"
     """bf16: the network under autocast, where the device has it."""
     compile: bool = False
-    """Compile the network first: for a GPU. On a CPU it needs a C++ compiler, and does
-    not pay."""
+    """Compile the network first, which takes a minute or two: for a GPU. A CPU needs a
+    C++ compiler, and with a large network gains nothing."""
     seed: Index = 0
     """Seed of images, flips and noise."""
     shard_size: Count = 10000

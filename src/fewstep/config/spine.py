@@ -188,8 +188,8 @@ class DrawSpec(Spec):
     precision: Precision = "fp32"
     """bf16: autocast where the device has it."""
     compile: bool = False
-    """Compile the network first: for a GPU. On a CPU it needs a C++ compiler, and does
-    not pay."""
+    """Compile the network first, which takes a minute or two: for a GPU. A CPU needs a
+    C++ compiler, and with a large network gains nothing."""
     batch: Count = 64
     """Samples drawn at once."""
     shard_size: Count = 256

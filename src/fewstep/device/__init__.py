@@ -30,6 +30,7 @@ __all__ = [
     "is_out_of_memory",
     "label",
     "mark_step",
+    "masks_by_name",
     "memory_errors",
     "peak_memory",
     "pick_device",
@@ -125,6 +126,11 @@ def mark_step(device: torch.device) -> None:
     """
     if device.type == "xla":
         backend(device).mark_step(device)
+
+
+def masks_by_name(device: torch.device) -> bool:
+    """Whether attention has kernels there that need no tensor for a causal mask."""
+    return backend(device).lower_right
 
 
 def replays(device: torch.device) -> bool:

@@ -29,10 +29,12 @@ class Backend:
     Attributes:
         compiles_shapes: whether the first use of every new shape costs a compilation.
         replays: whether `replayable` makes one launch of a step.
+        lower_right: whether attention after a prefix is told a causal mask by name.
     """
 
     compiles_shapes = False
     replays = False
+    lower_right = False
 
     def count(self) -> int | None:
         """Devices that processes of one machine may share out; None: not known."""
@@ -114,6 +116,7 @@ class Cuda(Backend):
     """NVIDIA, and AMD by torch's ROCm builds."""
 
     replays = True
+    lower_right = True
 
     def count(self) -> int | None:
         return torch.cuda.device_count()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewstep.device import masks_by_name
 from fewstep.device.compiled import compiled
 from fewstep.device.packed import (
     can_pack,
@@ -160,7 +161,7 @@ class FrozenLayer:
         many = q[..., 0].numel() > _FEW_HEADS
         if mask is None and n == 1 and many and _by_numpy(q):
             out = _attend_one(q, k, v)
-        elif mask is not None and mask.dim() == 2 and self.in_parts:
+        elif self.in_parts and mask is not None and mask.dim() == 2:
             out = _attend_in_parts(q, k, v, mask)
         else:
             causal = mask is None and n > 1
@@ -249,11 +250,19 @@ class FrozenBlock:
     def _mask(
         self, x: Tensor, start: int | Tensor, cache: KeyValueCache | None
     ) -> Tensor | None:
-        """What tokens start.. see, as a term of the logits; None: all, or causally."""
+        """What tokens start.. see, as a term of the logits; None: all, or causally.
+
+        Where the device has kernels for it, a causal mask after a prefix is a name.
+        """
         n, device = x.shape[1], x.device
         places = isinstance(start, Tensor)
         if not places and (n == 1 or (start == 0 and not self.in_parts)):
             return None
+        if not places and masks_by_name(device):
+            # Here, for it takes two seconds: it brings the compiler along.
+            from torch.nn.attention.bias import causal_lower_right
+
+            return causal_lower_right(n, start + n)
         last = torch.arange(n, device=device)[:, None]
         if isinstance(start, Tensor):
             assert cache is not None, "rows at places of their own need a cache"
