@@ -45,6 +45,37 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Graph(TorchDispatchMode):
+    """A CUDA graph's way on a CPU: operations on tensors at fixed places, no Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.nodes.append((func, args, kwargs or {}, found))
+        return found
+
+    def replay(self) -> None:
+        """The same operations once more; each result goes where its first one lies."""
+        for func, args, kwargs, kept in self.nodes:
+            new = func(*args, **kwargs)
+            for old, now in zip(tree_leaves(kept), tree_leaves(new), strict=True):
+                if isinstance(old, Tensor) and _memory(old) != _memory(now):
+                    old.copy_(now)  # else it is a view, or was changed in place
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
 @pytest.mark.parametrize("part", [1, 5, 15, 128])
 @pytest.mark.parametrize("guidance", [UNGUIDED, Guidance(1.5, "ac", 0.7, True)])
 def test_recorded_steps_are_those_of_for(
@@ -85,6 +116,41 @@ def test_a_step_can_be_recorded(tiny: TarFlow, monkeypatch: pytest.MonkeyPatch) 
         assert len({tuple(one) for one in part}) == 1
     asked = [one for one in steps[0] if "_local_scalar_dense" in one]
     assert not asked
+
+
+@pytest.mark.parametrize("guidance", [UNGUIDED, Guidance(1.5, "ac", 0.7, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operations_recorded_once_invert_a_block(
+    tiny: TarFlow,
+    dtype: torch.dtype,
+    guidance: Guidance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Replayed on the same memory they give For: Python has no part in a step."""
+    recorded: list[Graph] = []
+
+    def record(step: Any, device: torch.device) -> Any:
+        graph = Graph()
+        with graph:
+            step()
+        recorded.append(graph)
+        return graph.replay
+
+    monkeypatch.setattr("fewstep.tarflow.replay.replayable", record)
+    # A CPU's own kernels leave torch; a GPU has none.
+    monkeypatch.setattr("fewstep.tarflow.frozen._by_numpy", lambda _: False)
+    monkeypatch.setattr("fewstep.tarflow.frozen._packs", lambda _: False)
+    block, z = tiny.flows[1], tiny.flows[1].ordered(NOISE)
+    with torch.inference_mode():
+        plain, evaluate = (
+            make_evaluator(block, LABELS, z, guidance, cached=True, dtype=dtype)
+            for _ in range(2)
+        )
+        expected = solve_exact(plain, z, FOR)
+        found = solve_replayed(evaluate, z, 6)
+    assert len(recorded) == 3
+    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
 def test_steps_that_recording_took_do_no_harm(
