@@ -268,10 +268,10 @@ def test_what_failed_before_a_signal_is_told_by_snakemake_s_log(
     """Not what was tried once more, nor what the signal itself ended."""
     log = tmp_path / "x.snakemake.log"
     log.write_text(TOLD)
-    assert failures._failed_before_a_signal([str(log)]) is None
+    assert failures._told_failed([str(log)]) == ({"5", "7"}, False)
     log.write_text(f"{TOLD}{end}Error in rule sample:\n    jobid: 9\n")
     gone = str(tmp_path / "none.log")
-    assert failures._failed_before_a_signal([gone, str(log)]) == {"5", "7"}
+    assert failures._told_failed([gone, str(log)]) == ({"5", "7"}, True)
 
 
 @pytest.mark.parametrize(
@@ -287,10 +287,10 @@ def test_a_job_may_die_of_the_signal_before_snakemake_names_it(
     """What SIGTERM or SIGINT ended has not failed, though its end was told first."""
     log, error = tmp_path / "x.snakemake.log", "Error in rule sample:\n    jobid: 9\n"
     log.write_text(f"{TOLD}RuleException:\n{died}\n{error}{ENDS[1]}")
-    assert failures._failed_before_a_signal([str(log)]) == {"5", "7"}
+    assert failures._told_failed([str(log)]) == ({"5", "7"}, True)
     other = "Command 'x' returned non-zero exit status 1."
     log.write_text(f"{TOLD}RuleException:\n{other}\n{error}{ENDS[1]}")
-    assert failures._failed_before_a_signal([str(log)]) == {"5", "7", "9"}
+    assert failures._told_failed([str(log)]) == ({"5", "7", "9"}, True)
 
 
 @pytest.mark.slow
@@ -361,6 +361,23 @@ def test_a_failure_that_the_scheduler_had_no_time_to_note_is_filed(
     log.write_text(f"Error in rule evaluation:\n    jobid: 1\n{ENDS[1]}")
     stopped = workflow([], [evaluation(1, "for"), evaluation(2, "gsj")])
     found = failures.failed_run(stopped, graph, [str(log)])
+    assert {cell.sampler for cell in found} == {"for"}
+
+
+def test_a_signal_that_ends_the_last_jobs_is_not_told_in_the_log(
+    graph: Graph, tmp_path: Path
+) -> None:
+    """The scheduler's flag says that one came, and the log which job died of it."""
+    log = tmp_path / "x.snakemake.log"
+    log.write_text(
+        "Error in rule evaluation:\n    jobid: 1\nRuleException:\n"
+        "Command 'x' died with <Signals.SIGTERM: 15>.\n"
+        "Error in rule evaluation:\n    jobid: 2\n"
+    )
+    jobs = [evaluation(1, "for"), evaluation(2, "gsj")]
+    found = failures.failed_run(
+        workflow(jobs, _user_kill="graceful"), graph, [str(log)]
+    )
     assert {cell.sampler for cell in found} == {"for"}
 
 

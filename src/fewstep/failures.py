@@ -86,9 +86,9 @@ def failed_run(
     dag, reasons = workflow.dag, _reasons(logs)
     found: dict[tuple[str, str, int], FailedCell] = {}
     failed = _single(workflow.scheduler.failed)
-    before = _failed_before_a_signal(logs)
-    if before is not None or workflow.scheduler._user_kill:
-        failed = (job for job in dag.jobs if str(dag.jobid(job)) in (before or ()))
+    told, ended = _told_failed(logs)
+    if ended or workflow.scheduler._user_kill:
+        failed = (job for job in dag.jobs if str(dag.jobid(job)) in told)
     for job in sorted(failed, key=dag.jobid):
         log = str(job.log[0]) if job.log else None
         what = " ".join(str(job.message or job).split())
@@ -161,24 +161,25 @@ def _reasons(logs: Sequence[str]) -> Mapping[str, str]:
     }
 
 
-def _failed_before_a_signal(logs: Sequence[str]) -> set[str] | None:
-    """Numbers of the jobs that failed before a signal came; None: there was none.
+def _told_failed(logs: Sequence[str]) -> tuple[set[str], bool]:
+    """Numbers of the jobs that failed by themselves, and whether a signal came then.
 
-    A job may have died of the signal before Snakemake says that there was one.
+    What failed after it is left out. A job may have died of the signal before Snakemake
+    says that there was one, and where it was the last Snakemake says nothing of it.
     """
     found: set[str] = set()
     for text in _texts(logs):
         read = 0
         for told in _TOLD.finditer(text):
             if told["end"]:
-                return found
+                return found, True
             ended = _ENDED.search(text, read, told.start())
             read = told.end()
             if told["again"]:
                 found.discard(told["again"])
             elif not ended:
                 found.add(told["failed"] or told["empty"])
-    return None
+    return found, False
 
 
 def _single(jobs: Iterable[Any]) -> Iterator[Any]:

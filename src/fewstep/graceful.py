@@ -8,19 +8,21 @@ from typing import Any
 
 
 def stop_without_deadlock(workflow: Any) -> None:
-    """Let another thread than the scheduler's answer SIGTERM.
+    """Answer SIGTERM without a lock, and let another thread wake the scheduler.
 
     Snakemake 9's own handler takes the lock that the scheduler's loop holds while it
     books the jobs that ended. Both are in the main thread: a signal in that moment
-    would hang the run for ever.
+    would hang the run for ever. The flag alone is set at once, before the loop can take
+    jobs that the same signal ended for failed ones.
 
     Args:
         workflow: Snakemake's workflow, whose scheduler is made.
     """
-    answer = workflow.scheduler.exit_gracefully
+    scheduler = workflow.scheduler
 
     def handler(*_: object) -> None:
+        scheduler._user_kill = "graceful"
         # Not threading.Thread, which takes locks itself.
-        _thread.start_new_thread(answer, ())
+        _thread.start_new_thread(scheduler.exit_gracefully, ())
 
     signal.signal(signal.SIGTERM, handler)
