@@ -53,15 +53,11 @@ class Graph(TorchDispatchMode):
         self.nodes: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self.nodes.append((func, args, kwargs or {}, found))
-        return found
+        more = kwargs or {}
+        self.nodes.append((func, args, more, func(*args, **more)))
+        return self.nodes[-1][-1]
 
     def replay(self) -> None:
         """The same operations once more; each result goes where its first one lies."""
