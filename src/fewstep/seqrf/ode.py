@@ -258,13 +258,12 @@ def _run(
         observe(_attempt(evaluate, work, options))
         attempts += 1
         nfe = before + attempts * pair.CALLS_PER_STEP
-        expected, coming = coming, _news(work)
-        if expected():
+        if coming():
             _check(work, options)
             arrived = work.t == work.end
             ledger.book(work, arrived, attempts, nfe)
             work.keep(~arrived)
-            coming = _news(work)
+        coming = _news(work)
     return ledger, nfe
 
 
