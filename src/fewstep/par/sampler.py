@@ -196,7 +196,7 @@ def compile_step(gpt: Transformer) -> None:
     """Compile the step once for all passes and batches.
 
     Raises:
-        UserError: on a CPU without a C++ compiler.
+        UserError: where nothing can be compiled, see `check_compiler`.
     """
     check_compiler(gpt.output.weight.device)
     gpt.step = compiled(gpt.step)  # type: ignore[method-assign]

@@ -47,7 +47,7 @@ def compile_network(model: NCSNpp) -> None:
     The compiler puts channels last by itself where convolutions are faster so.
 
     Raises:
-        UserError: on a CPU without a C++ compiler.
+        UserError: where nothing can be compiled, see `check_compiler`.
     """
     check_compiler(model.sigmas.device)
     step = compiled(model.forward)

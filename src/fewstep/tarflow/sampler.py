@@ -178,7 +178,7 @@ def compile_blocks(model: TarFlow) -> None:
     """Let the inverse use torch's compiler.
 
     Raises:
-        UserError: on a CPU without a C++ compiler.
+        UserError: where nothing can be compiled, see `check_compiler`.
     """
     check_compiler(model.var.device)
     for block in model.flows:
