@@ -18,10 +18,11 @@ from fewstep.par.tokenizer import VQModel
 from fewstep.seqrf.flow import Flow, build_model
 from fewstep.seqrf.sampler import FlowSampler
 from fewstep.seqrf.segments import Segments
+from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.guidance import Guidance
 from fewstep.tarflow.model import TarFlow
 from fewstep.tarflow.sampler import TarFlowSampler
-from fewstep.tarflow.strategy import Strategy
+from fewstep.tarflow.strategy import BlockPlan, Strategy
 from tests.memory import Peak, model_bytes
 
 # Estimates are for GPUs.
@@ -138,6 +139,20 @@ def test_memory_of_a_tarflow(
     unplanned = {"sampling": settings["sampling"]}
     most = estimate.sampling_memory("tarflow", model, unplanned, 4, precision)
     assert most >= found
+
+
+def test_memory_of_a_block_behind_a_front() -> None:
+    """Its cache and a wide window: what the measured peak is, as any plan may need."""
+    net = TarFlow(**LONG).eval()
+    front = BlockPlan(1, 3, corrected=True, front=net.tokens // 4)
+    strategy = Strategy((front, front), net.tokens)
+    known = Learned(weights=torch.zeros(3, 12 * net.token_dim, 2 * net.token_dim))
+    sampler = TarFlowSampler(net, strategy, Guidance(1.0), learned={0: known, 1: known})
+    with Peak(net) as counted:
+        sampler.draw(sampler.inputs(0, [0, 1, 2, 3], np.zeros(4, dtype=np.int64)))
+    settings = {"sampling": {"guidance": 1.0}, "strategy": strategy.to_dict()}
+    found = estimate.sampling_memory("tarflow", LONG, settings, 4, "fp32")
+    assert fits(found, counted.peak + model_bytes(net))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

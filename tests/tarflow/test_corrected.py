@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep.tarflow import BlockPlan, Strategy, TarFlow, invert
+from fewstep.tarflow.case import Way
 from fewstep.tarflow.corrected import (
+    Iteration,
     Learned,
     correct,
     features,
@@ -22,6 +24,7 @@ from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.guidance import UNGUIDED, BlockEvaluator, Guidance
 from fewstep.tarflow.inverse import invert_block, make_evaluator
 from fewstep.tarflow.learned import Lesson, exact_parameters, fit, learn
+from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.solve import jacobi_step
 from tests.tarflow.conftest import random_model
 
@@ -305,14 +308,128 @@ def test_a_corrected_plan_has_its_own_mark() -> None:
             BlockPlan(corrected=True, **plan)
     with pytest.raises(ValueError, match="only corrected iterations spare"):
         BlockPlan(1, 4, spare=True)
+    for plan in ({}, {"corrected": True, "refine": 2}):
+        with pytest.raises(ValueError, match="without a draft have a front"):
+            BlockPlan(1, 4, front=4, **plan)
+    with pytest.raises(ValueError, match="front must be 0 or more, not -1"):
+        BlockPlan(1, 4, corrected=True, front=-1)
+
+
+def test_the_notation_of_a_front() -> None:
+    """A front is written f and its tokens, is read from a plan, and may be For."""
+    front = BlockPlan(1, 9, 2, 1e-4, corrected=True, front=4)
+    strategy = Strategy((PLAN, PLAN, front), 16)
+    assert front.mode == "front"
+    assert str(strategy) == f"[2-f4-9c-{PLAN.iterations}]"
+    assert Strategy.from_dict(strategy.to_dict()) == strategy
+    with pytest.raises(ValueError, match="a search has learned; use auto"):
+        Strategy.parse(str(strategy), num_blocks=3, tokens=16)
+    assert not TarFlowSampler(MODEL, strategy).static_shapes
+    every = Strategy((BlockPlan(1, 9, 2, corrected=True, front=15),) * 3, 16)
+    assert str(every) == "For"
+
+
+@given(
+    front=st.integers(1, 14),
+    guidance=st.sampled_from([UNGUIDED, GUIDED]),
+    spare=st.booleans(),
+)
+def test_behind_any_front_the_end_is_exact(
+    front: int, guidance: Guidance, *, spare: bool
+) -> None:
+    """As many iterations as tokens are left, twice as many if spared, give For's."""
+    z, y = noise(2, 3), torch.tensor([0, 2])
+    count = (15 - front) * (2 if spare and guidance.weight else 1)
+    weights = 0.05 * torch.randn(
+        count, 144, 24, generator=torch.Generator().manual_seed(4)
+    )
+    x, wanted, steps = behind(front, z, y, weights, guidance, spare=spare)
+    assert (x - wanted).abs().max() < 2e-5 * max(1.0, float(wanted.abs().max()))
+    assert steps == (front + count, front + count * (15 - front))
+
+
+def behind(
+    front: int,
+    z: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    guidance: Guidance,
+    *,
+    spare: bool,
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Block 1 behind a front, the exact solution, calls and evaluations."""
+    plan = BlockPlan(1, len(weights), corrected=True, spare=spare, front=front)
+    block = MODEL.flows[1]
+    x, *steps = invert_block(
+        block,
+        block.ordered(z),
+        y,
+        plan,
+        guidance=guidance,
+        learned=Learned(weights=weights),
+    )
+    return block.ordered(x), exact(z, y, guidance), (steps[0], steps[1])
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_iterations_behind_a_front_are_those_of_a_solved_front(*, spare: bool) -> None:
+    """Three of them equal three whole ones whose first tokens are put right."""
+    z, y, front = noise(3, 3), torch.tensor([0, 1, 2]), 6
+    weights = 0.05 * torch.randn(3, 144, 24, generator=torch.Generator().manual_seed(4))
+    x, wanted, _ = behind(front, z, y, weights, GUIDED, spare=spare)
+    held, head = z.clone(), wanted[:, : front + 1]
+    evaluate = evaluator(z, y, GUIDED)
+    with torch.inference_mode():
+        held[:, : front + 1] = head
+        for number, each in enumerate(weights):
+            plain = iterate(evaluate, z, held, number, spare=spare)
+            new = torch.cat([head, plain.new[:, front + 1 :]], dim=1)
+            s, u = (part.clone() for part in (plain.s, plain.u))
+            s[:, : front + 1], u[:, : front + 1] = 0.0, 0.0
+            solved = torch.cat([head, z[:, front + 1 :]], dim=1)
+            found = Iteration(solved, s, u, new, new - held)
+            held = correct(found, each, 4)
+    torch.testing.assert_close(x, held, atol=2e-5, rtol=1e-4)
+
+
+def test_a_trace_sees_the_front_and_the_iterations_behind_it() -> None:
+    """Segment 0 has the tokens one by one, segment 1 the iterations behind them."""
+    z, seen = noise(2, 3), list[tuple[int, int]]()
+    block, wanted = MODEL.flows[1], exact(z)
+
+    def look(segment: int, k: int, x: Tensor) -> None:
+        seen.append((segment, k))
+        assert x.shape == z.shape
+        solved = k if segment == 0 else 4 + k
+        torch.testing.assert_close(
+            x[:, : solved + 1], wanted[:, : solved + 1], atol=2e-5, rtol=1e-4
+        )
+
+    invert_block(
+        block,
+        block.ordered(z),
+        None,
+        BlockPlan(1, 3, corrected=True, front=4),
+        learned=Learned(weights=torch.zeros(3, 144, 24)),
+        on_iteration=look,
+    )
+    assert seen == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2), (1, 3)]
 
 
 def test_sparing_iterations_cost_half_every_other_time() -> None:
     """Full and spared rows in turn, in bfloat16 and then in full precision."""
     costs = Costs({1: 1.0, 15: 10.0}, spare=6.0, draft=4.0, draft_spare=3.0)
-    assert costs.corrected(0, 1, spare=True) == 10.0
-    assert costs.corrected(0, 4, spare=True) == 32.0
-    assert costs.corrected(3, 2, spare=True) == 4 + 3 + 4 + 10 + 6
-    assert costs.corrected(3, 2, spare=False) == 32.0
+    assert costs.corrected(Way(0, 0, spare=True), 1) == 10.0
+    assert costs.corrected(Way(0, 0, spare=True), 4) == 32.0
+    assert costs.corrected(Way(0, 3, spare=True), 2) == 4 + 3 + 4 + 10 + 6
+    assert costs.corrected(Way(0, 3), 2) == 32.0
     unguided = Costs({1: 1.0, 15: 10.0}, draft=4.0)
-    assert unguided.corrected(2, 3, spare=True) == 38.0
+    assert unguided.corrected(Way(0, 2, spare=True), 3) == 38.0
+
+
+def test_iterations_behind_a_front_cost_the_front_and_what_is_left() -> None:
+    """A front costs a step a token, and iterations those of the tokens behind it."""
+    costs = Costs({1: 1.0, 15: 10.0}, behind={4: (7.0, 5.0), 8: (4.0, None)})
+    assert costs.corrected(Way(2, front=4), 3) == 4 + 3 * 7
+    assert costs.corrected(Way(2, 0, spare=True, front=4), 3) == 4 + 7 + 5 + 7
+    assert costs.corrected(Way(2, 0, spare=True, front=8), 2) == 8 + 2 * 4

@@ -12,11 +12,12 @@ from torch.utils._pytree import tree_leaves
 
 from fewstep.device import backends, replayable
 from fewstep.tarflow import TarFlow, invert
+from fewstep.tarflow.corrected import Learned
 from fewstep.tarflow.guidance import UNGUIDED, Guidance
 from fewstep.tarflow.inverse import make_evaluator
 from fewstep.tarflow.replay import solve_replayed
 from fewstep.tarflow.solve import solve_exact
-from fewstep.tarflow.strategy import BlockPlan
+from fewstep.tarflow.strategy import BlockPlan, Strategy
 
 NOISE = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(5))
 LABELS = torch.tensor([0, 2, -1])
@@ -165,6 +166,22 @@ def test_steps_that_recording_took_do_no_harm(
     found = invert(tiny, NOISE, LABELS, guidance=Guidance(1.5))
     torch.testing.assert_close(found.images, expected, atol=5e-5, rtol=0)
     assert found.steps == [15, 15, 15]
+
+
+def test_a_front_is_replayed_and_iterations_follow(
+    tiny: TarFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that records steps a front has the same images and counts."""
+    front = BlockPlan(1, 7, corrected=True, front=8)
+    weights = torch.zeros(7, 144, 24)
+    known = {number: Learned(weights=weights) for number in range(3)}
+    given = {"strategy": Strategy((front,) * 3, 16), "learned": known}
+    expected = invert(tiny, NOISE, LABELS, guidance=Guidance(1.5), **given)
+    monkeypatch.setattr(backends.CPU, "replays", True)
+    found = invert(tiny, NOISE, LABELS, guidance=Guidance(1.5), **given)
+    torch.testing.assert_close(found.images, expected.images, atol=5e-5, rtol=0)
+    assert found.steps == expected.steps == [15, 15, 15]
+    assert found.evaluations == expected.evaluations
 
 
 def test_whoever_looks_at_each_token_gets_each(

@@ -225,6 +225,48 @@ def test_sparing_is_tried_and_has_its_rows(clock: dict[str, float]) -> None:
     assert not any(row.plan.spare for row in plain)
 
 
+def test_a_tough_block_is_tried_behind_fronts(clock: dict[str, float]) -> None:
+    """Half, a quarter, an eighth of a tough block are tried as fronts, with rows."""
+    clock.update(call=1.0, token=0.1)
+    rows = [row for row in run(1e-2).candidates if row.plan.front]
+    assert {row.block for row in rows} == {1}
+    assert {row.plan.front for row in rows} == {2, 4, 8}
+    for row in rows:
+        # Stops let easy samples end sooner: no more than all of the iterations.
+        behind = 15 - row.plan.front
+        most = row.plan.front * 1.1 + row.plan.max_jacobi * (1 + 0.1 * behind)
+        assert row.predicted <= most + 1e-9
+        assert row.seconds is None or row.seconds <= most + 1e-9
+
+
+def test_a_front_is_taken_where_it_saves_most(clock: dict[str, float]) -> None:
+    """An answer with a front holds on held-out noise, and comes back from its plan."""
+    clock.update(call=1.0, token=0.1)
+    sampler = TarFlowSampler(MODEL, Strategy.sequential(3, 16))
+    noise = [
+        torch.randn(12, 16, 12, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    ]
+    pairs = [(each, None) for each in noise]
+    options = SearchOptions(3e-3, batch=1, segments=(), windows=(), repeats=1)
+    result = search(sampler, *pairs, [[1.0, 9.0]] * 3, [0, 1, 2], options)
+    assert any(plan.front for plan in result.strategy.blocks)
+    plan = json.loads(
+        json.dumps(
+            {"strategy": result.strategy.to_dict(), **write_learned(result.learned)}
+        )
+    )
+    chosen = TarFlowSampler(
+        MODEL,
+        Strategy.from_dict(plan["strategy"]),
+        learned=read_learned(plan, MODEL),
+    )
+    wanted = sampler.invert(noise[1], None).images
+    error = float((chosen.invert(noise[1], None).images - wanted).abs().max())
+    assert error == pytest.approx(result.error, abs=1e-6)
+    assert error <= 3e-3
+
+
 def test_cheap_drafts_come_before_corrected_iterations(clock: dict[str, float]) -> None:
     """Where bfloat16 costs a fifth, the answer has corrected drafts, and holds."""
     clock.update(draft=0.2)

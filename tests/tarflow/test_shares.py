@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep.tarflow import BlockPlan
-from fewstep.tarflow.case import BlockCase
+from fewstep.tarflow.case import BlockCase, Way
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.metrics import Convergence
 from fewstep.tarflow.shares import (
@@ -79,7 +79,7 @@ def test_what_is_known_of_a_block() -> None:
     block.profiles[2] = curve_of(0.7, 0.07, 0.14, float("nan"))
     weights = torch.zeros(4, 36, 6)
     curve = curve_of(0.7, 0.07)
-    block.corrected[2, 2, True] = weights, curve
+    block.corrected[Way(2, 2, True)] = weights, curve
     window = BlockPlan(0, 1, 2, 0.01, window=4)
     block.errors[window], block.steps[window] = torch.tensor([0.1]), 6
     found = list(known_choices(block, costs))

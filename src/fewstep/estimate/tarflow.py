@@ -121,11 +121,14 @@ def _block_memory(s: Shape, rows: int, segments: int, precision: str) -> int:
 
 
 def _plans(s: Shape, settings: Settings) -> list[tuple[int, int]]:
-    """Segments and most iterations of every block."""
+    """Segments and most iterations of every block; behind a front: of any plan."""
     strategy = settings.get("strategy")
     if strategy is None:
         return [(-1, 1)] * s.blocks
-    return [(one["segments"], one["max_jacobi"]) for one in strategy["blocks"]]
+    return [
+        (-1 if one.get("front") else one["segments"], one["max_jacobi"])
+        for one in strategy["blocks"]
+    ]
 
 
 # ---- work ----

@@ -269,6 +269,8 @@ def _plan(row: Mapping[Any, Any]) -> str:
         words += f", {row['segments']} segments"
     if row["window"]:
         words += f", window {row['window']}"
+    if row["front"]:
+        words += f" of {row['front']} tokens one by one"
     if row["iterations"]:
         words += f", {row['iterations']} iterations"
     if row["refine"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewstep.results.columns import Row, Table, flag, integer, number, text
 from fewstep.results.common import EXPERIMENT, ORIGIN, SAMPLER
 
-MODES = ("for", "jacobi", "gs-jacobi", "window", "mixed")
+MODES = ("for", "jacobi", "gs-jacobi", "window", "front", "mixed")
 
 _BLOCK = integer(
     "block", "number of the flow's block, 0 the nearest to the image", required=True
@@ -77,6 +77,7 @@ STRATEGIES = Table(
         integer("refine", "iterations in full precision after a draft in bfloat16"),
         flag("corrected", "whether learned weights correct the iterations"),
         flag("spare", "whether every other one spares unconditional rows"),
+        integer("front", "tokens solved one by one before the iterations; 0: none"),
         number("stop", "a sample ends when no token moved more than this"),
         text("guess", "start: z, zeros, means, ...; For: none", required=True),
         integer("batch", "images in the measured batch", required=True, minimum=1),

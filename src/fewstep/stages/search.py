@@ -153,6 +153,7 @@ def _candidate_row(here: dict[str, Any], c: Candidate) -> dict[str, Any]:
         refine=plan.refine,
         corrected=plan.corrected,
         spare=plan.spare,
+        front=plan.front,
         stop=plan.tol,
         guess="none" if plan.is_for else GUESSES[plan.guess],
         seconds=c.seconds,

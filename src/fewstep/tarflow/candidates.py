@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -13,7 +14,11 @@ from fewstep.device import autocast
 from fewstep.tarflow.case import BlockCase, Candidate, SearchOptions, Tried
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.inverse import invert_block
-from fewstep.tarflow.lessons import corrected_curves, corrected_plan
+from fewstep.tarflow.lessons import (
+    corrected_behind_fronts,
+    corrected_curves,
+    corrected_plan,
+)
 from fewstep.tarflow.metrics import Convergence, iterations_to, rare_error
 from fewstep.tarflow.sampler import TarFlowSampler
 from fewstep.tarflow.strategy import BlockPlan, Strategy
@@ -112,20 +117,22 @@ def _jacobi_plans(
             options,
         )
     yield from tried
+    sequential = (block.z.shape[1] - 1) * costs.of(1)
+    curves = [corrected_behind_fronts(sampler, block, sequential, costs, options)]
     fit = [one for one in tried if not one.reason]
-    if not fit:
-        return
-    least = min(fit, key=lambda one: one.predicted)
-    guess = least.plan.guess
-    usual = max(1, round(least.predicted / costs.whole))
-    most = _HOPELESS * min(least.predicted, (block.z.shape[1] - 1) * costs.of(1))
-    for draft, spare, curve in corrected_curves(
-        sampler, block, guess, usual, most, costs, options
-    ):
+    if fit:
+        least = min(fit, key=lambda one: one.predicted)
+        usual = max(1, round(least.predicted / costs.whole))
+        most = _HOPELESS * min(least.predicted, sequential)
+        guess = least.plan.guess
+        curves.append(
+            corrected_curves(sampler, block, guess, usual, most, costs, options)
+        )
+    for way, curve in chain(*curves):
         yield from _by_profile(
             curve,
-            partial(corrected_plan, guess, draft, spare, len(curve.largest)),
-            partial(costs.corrected, draft, spare=spare),
+            partial(corrected_plan, way, len(curve.largest)),
+            partial(costs.corrected, way),
             tolerance,
             options,
         )

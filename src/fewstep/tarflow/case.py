@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class SearchOptions:
         windows: widths of sliding windows that are tried, in tokens.
         max_iterations: most Jacobi iterations a segment that are tried.
         margin: iterations that a cap leaves above where the calibration noise stopped.
+        fronts: parts of the sequence of a tough block that are solved one by one
+            before corrected iterations: one in so many tokens.
         repeats: timed calls of each candidate; the median counts.
         min_gain: a plan replaces For only when it saves this share of its time.
     """
@@ -37,6 +40,7 @@ class SearchOptions:
     windows: tuple[int, ...] = (8, 16, 32, 64)
     max_iterations: int = 64
     margin: int = 2
+    fronts: tuple[int, ...] = (8, 4, 2)
     repeats: int = 3
     min_gain: float = 0.05
 
@@ -66,6 +70,22 @@ class Tried:
     reason: str = ""
 
 
+class Way(NamedTuple):
+    """A way of corrected iterations.
+
+    Attributes:
+        guess: where they start.
+        draft: how many of them are in bfloat16.
+        spare: whether every other one spares unconditional rows.
+        front: tokens that are solved one by one before.
+    """
+
+    guess: int
+    draft: int = 0
+    spare: bool = False
+    front: int = 0
+
+
 @dataclass
 class BlockCase:
     """What is known of one block during a search.
@@ -81,7 +101,7 @@ class BlockCase:
         profiles: Jacobi's error by iteration, by guess.
         drafts: corrected iterations in bfloat16, by guess and whether they spare.
         corrected: weights of corrected iterations and the error that those after the
-            draft leave, by guess, iterations of a draft and whether they spare.
+            draft leave, by their way.
         relative: seconds of plans over those of For in the same race, by plan.
         clocks, errors, steps: what was measured, by plan: the clock at the wanted
             batch, the largest error of each sample (N,), the network's calls for a
@@ -99,9 +119,7 @@ class BlockCase:
     gain: float = 1.0
     profiles: dict[int, Convergence] = field(default_factory=dict)
     drafts: dict[tuple[int, bool], Lesson] = field(default_factory=dict)
-    corrected: dict[tuple[int, int, bool], tuple[Tensor, Convergence]] = field(
-        default_factory=dict
-    )
+    corrected: dict[Way, tuple[Tensor, Convergence]] = field(default_factory=dict)
     clocks: dict[BlockPlan, Timing] = field(default_factory=dict)
     relative: dict[BlockPlan, float] = field(default_factory=dict)
     errors: dict[BlockPlan, Tensor] = field(default_factory=dict)
@@ -119,5 +137,5 @@ class BlockCase:
         if not plan.corrected:
             return Learned(means)
         draft = plan.max_jacobi if plan.refine else 0
-        weights, _ = self.corrected[plan.guess, draft, plan.spare]
+        weights, _ = self.corrected[Way(plan.guess, draft, plan.spare, plan.front)]
         return Learned(means, weights[: plan.max_jacobi + plan.refine])

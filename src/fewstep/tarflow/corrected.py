@@ -11,6 +11,9 @@ Token t is guessed from tokens before it alone, so it is exact once they are.
 With guidance every other iteration may leave the unconditional rows out and take their
 difference to the conditional ones from the iteration before: half the work, where that
 difference has nearly settled.
+
+In a tough block tokens settle from the front on, however many are evaluated. There the
+first few are solved one by one, and the iterations go over those behind them.
 """
 
 from __future__ import annotations
@@ -79,11 +82,23 @@ class Iteration:
 
 
 def iterate(
-    evaluate: BlockEvaluator, z: Tensor, x: Tensor, number: int, *, spare: bool
+    evaluate: BlockEvaluator,
+    z: Tensor,
+    x: Tensor,
+    number: int,
+    *,
+    spare: bool,
+    front: int = 0,
 ) -> Iteration:
-    """An iteration from x (B, T, C); `spare`: odd ones leave unconditional rows out."""
-    out = evaluate(x[:, :-1], 0, spare=spare and number % 2 == 1)
-    s, u = (F.pad(part, (0, 0, 1, 0)) for part in out)
+    """An iteration from x (B, T, C); `spare`: odd ones leave unconditional rows out.
+
+    Tokens up to `front` are solved, and `evaluate` has a cache that holds those before
+    it. They pass unchanged, as token 0 always does.
+    """
+    out = evaluate(x[:, front:-1], front, spare=spare and number % 2 == 1)
+    s, u = (F.pad(part, (0, 0, front + 1, 0)) for part in out)
+    if front:
+        z = torch.cat([x[:, : front + 1], z[:, front + 1 :]], dim=1)
     new = bounded(jacobi_step(z, s, u))
     return Iteration(z, s, u, new, new - x)
 
@@ -127,17 +142,19 @@ def solve_corrected(
     on_iteration: OnStep | None = None,
     *,
     spare: bool = False,
+    front: int = 0,
 ) -> Tensor:
     """As many iterations as there are weights (K, 12C, 2C), or fewer.
 
     Args:
-        evaluate: the block's network, without a cache.
+        evaluate: the block's network, without a cache unless there is a front.
         z, x: its output and where to begin (B, T, C), in the block's order.
         weights: of every iteration.
         tol: an iteration that moves no entry of a sample by more is the sample's last;
             what a correction adds is no part of the move. 0 = none is.
         on_iteration: called with (0, iteration, x).
         spare: every other iteration leaves the unconditional rows out.
+        front: tokens of x up to this one are solved; see `iterate`.
 
     Returns:
         x (B, T, C).
@@ -145,7 +162,7 @@ def solve_corrected(
     width = math.isqrt(z.shape[1])
     ended = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     for number, each in enumerate(weights):
-        found = iterate(evaluate, z, x, number, spare=spare)
+        found = iterate(evaluate, z, x, number, spare=spare, front=front)
         x = torch.where(ended[:, None, None], x, correct(found, each, width))
         if on_iteration is not None:
             on_iteration(0, number + 1, x)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from fewstep.device import autocast, replayable
+from fewstep.tarflow.case import Way
 from fewstep.tarflow.guidance import BlockEvaluator
 from fewstep.tarflow.inverse import make_evaluator
 from fewstep.tarflow.sampler import TarFlowSampler
@@ -26,12 +27,15 @@ class Costs:
         spare: of the whole sequence without unconditional rows; None: there are none.
         draft: of the whole sequence in bfloat16; None: not measured.
         draft_spare: the same without unconditional rows; None: there are none.
+        behind: of all tokens behind a front of so many, in full precision, and without
+            unconditional rows.
     """
 
     seconds: dict[int, float]
     spare: float | None = None
     draft: float | None = None
     draft_spare: float | None = None
+    behind: Mapping[int, tuple[float, float | None]] = field(default_factory=dict)
 
     def of(self, n: int) -> float:
         """Seconds of n tokens: measured, or on the line between two that were."""
@@ -48,17 +52,17 @@ class Costs:
         """Seconds of the whole sequence."""
         return self.seconds[max(self.seconds)]
 
-    def corrected(self, draft: int, refine: int, *, spare: bool) -> float:
-        """Seconds of corrected iterations, in bfloat16 and in full precision.
-
-        Args:
-            draft, refine: how many.
-            spare: every other one spares the unconditional rows.
-        """
-        total = _in_turn(refine, self.whole, self.spare if spare else None)
-        if draft:
+    def corrected(self, way: Way, count: int) -> float:
+        """Seconds of corrected iterations, `count` of them in full precision."""
+        one, spared = self.whole, self.spare
+        if way.front:
+            one, spared = self.behind[way.front]
+        total = way.front * self.of(1)
+        total += _in_turn(count, one, spared if way.spare else None)
+        if way.draft:
             assert self.draft is not None, "drafts have no clock"
-            total += _in_turn(draft, self.draft, self.draft_spare if spare else None)
+            other = self.draft_spare if way.spare else None
+            total += _in_turn(way.draft, self.draft, other)
         return total
 
 
@@ -72,6 +76,7 @@ def measure_costs(
     x: Tensor,
     y: Tensor | None,
     widths: Sequence[int],
+    fronts: Sequence[int] = (),
     *,
     drafts: bool,
     repeats: int,
@@ -83,6 +88,7 @@ def measure_costs(
         x: inputs of block 0 (B, T, C) in raster order, as many as the batch.
         y: their labels or None.
         widths: numbers of tokens, beside 1 and the whole sequence.
+        fronts: numbers of tokens that iterations may leave out at the front.
         drafts: whether to time bfloat16 too.
         repeats: timed calls of each.
     """
@@ -99,14 +105,17 @@ def measure_costs(
             for n in tried[:-1]
         }
         calls["1"] = replayable(calls["1"], sampler.device)  # as For takes its steps
-        whole = {"whole": make(cached=False)}
+        whole = {"whole": (make(cached=False), 0)}
         if drafts:
-            whole["draft"] = make(cached=False, dtype=torch.bfloat16)
-        for name, one in whole.items():
-            one(x[:, :last], 0)  # there is something to spare
-            calls[name] = partial(one, x[:, :last], 0)
+            whole["draft"] = make(cached=False, dtype=torch.bfloat16), 0
+        whole |= {f"behind {front}": (make(), front) for front in fronts}
+        for name, (one, front) in whole.items():
+            one(x[:, front:last], front)  # there is something to spare
+            calls[name] = partial(one, x[:, front:last], front)
             if one.guided:
-                calls[name + " spare"] = partial(one, x[:, :last], 0, spare=True)
+                calls[name + " spare"] = partial(
+                    one, x[:, front:last], front, spare=True
+                )
         clocks = alternate(calls, repeats=repeats, device=sampler.device)
     # The least: what other work on the machine adds is none of the evaluation's.
     least = {name: min(clock.seconds) for name, clock in clocks.items()}
@@ -115,6 +124,10 @@ def measure_costs(
         least.get("whole spare"),
         least.get("draft"),
         least.get("draft spare"),
+        {
+            front: (least[f"behind {front}"], least.get(f"behind {front} spare"))
+            for front in fronts
+        },
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ from fewstep.tarflow.replay import solve_replayed
 from fewstep.tarflow.solve import (
     RELEASED_TOL,
     Means,
+    OnStep,
     initial_guess,
     solve_exact,
     solve_released,
@@ -73,7 +75,7 @@ def invert_block(
     tol: float | None = None,
     learned: Learned | None = None,
     start_from: Tensor | None = None,
-    on_iteration: Callable[[int, int, Tensor], None] | None = None,
+    on_iteration: OnStep | None = None,
 ) -> tuple[Tensor, int, int]:
     """Invert one block.
 
@@ -100,9 +102,8 @@ def invert_block(
     weights = _weights(plan, learned)
     steps = evaluations = 0
     for part, low in _parts(plan):
-        evaluate = make_evaluator(
-            block, y, z, guidance, cached=part.segments != 1, dtype=low
-        )
+        cached = part.segments != 1 or part.front > 0
+        evaluate = make_evaluator(block, y, z, guidance, cached=cached, dtype=low)
         hook = on_iteration if low is None else None
         if weights is None:
             tol = bound if low is None else max(bound, _DRAFT_TOL)
@@ -110,7 +111,7 @@ def invert_block(
         else:
             now, weights = weights[: part.max_jacobi], weights[part.max_jacobi :]
             tol = bound if low is None else 0.0
-            x = solve_corrected(evaluate, z, x, now, tol, hook, spare=plan.spare)
+            x = _solve_corrected(evaluate, z, plan, x, now, tol, hook)
         steps += evaluate.steps
         evaluations += evaluate.evaluations
     return block.ordered(x), steps, evaluations
@@ -121,13 +122,46 @@ def _solve(
     z: Tensor,
     plan: BlockPlan,
     tol: float,
-    x: Tensor,
-    hook: Callable[[int, int, Tensor], None] | None,
+    x: Tensor | None,
+    hook: OnStep | None,
 ) -> Tensor:
     """`solve_exact`; For by recorded steps where nobody looks at each of them."""
     if plan.is_for and hook is None and replays(z.device):
         return solve_replayed(evaluate, z)
     return solve_exact(evaluate, z, plan, tol=tol, start_from=x, on_iteration=hook)
+
+
+def _solve_corrected(
+    evaluate: BlockEvaluator,
+    z: Tensor,
+    plan: BlockPlan,
+    x: Tensor,
+    weights: Tensor,
+    tol: float,
+    hook: OnStep | None,
+) -> Tensor:
+    """`solve_corrected`, behind the plan's front: the segment before it, by For."""
+    front = plan.front
+    if front:
+        rest, first, then = x[:, front + 1 :], None, None
+        if hook is not None:
+            first = partial(_with_rest, hook, rest)
+            then = partial(_renumbered, hook, 1)
+        head = _solve(evaluate, z[:, : front + 1], BlockPlan(), 0.0, None, first)
+        x, hook = torch.cat([head, rest], dim=1), then
+    return solve_corrected(
+        evaluate, z, x, weights, tol, hook, spare=plan.spare, front=front
+    )
+
+
+def _with_rest(hook: OnStep, rest: Tensor, segment: int, k: int, x: Tensor) -> None:
+    """Tell of the first tokens beside those that are not solved yet."""
+    hook(segment, k, torch.cat([x, rest], dim=1))
+
+
+def _renumbered(hook: OnStep, number: int, _: int, k: int, x: Tensor) -> None:
+    """Tell of a segment by another number."""
+    hook(number, k, x)
 
 
 def _parts(plan: BlockPlan) -> list[tuple[BlockPlan, torch.dtype | None]]:
@@ -248,7 +282,7 @@ def _for_model(strategy: Strategy | None, model: TarFlow) -> Strategy:
     return Strategy(strategy.blocks, model.tokens)
 
 
-def _bind(on_iteration: OnIteration, block: int) -> Callable[[int, int, Tensor], None]:
+def _bind(on_iteration: OnIteration, block: int) -> OnStep:
     return lambda segment, k, x: on_iteration(block, segment, k, x)
 
 

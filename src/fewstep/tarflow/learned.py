@@ -103,6 +103,7 @@ def learn(
     *,
     spare: bool = False,
     enough: float = 0.0,
+    front: int = 0,
 ) -> Lesson:
     """Learn the weights of iterations, each on what those before it leave.
 
@@ -110,7 +111,7 @@ def learn(
     that they were not fitted to.
 
     Args:
-        evaluate, z, x, spare: as in `solve_corrected`.
+        evaluate, z, x, spare, front: as in `solve_corrected`.
         exact: the solution (B, T, C) in the block's order.
         parameters: s and u there, see `exact_parameters`.
         iterations: most of them.
@@ -119,7 +120,7 @@ def learn(
     width = math.isqrt(z.shape[1])
     record, weights, iterates = Recorder(exact, 1), list[Tensor](), list[Tensor]()
     for number in range(iterations):
-        found = iterate(evaluate, z, x, number, spare=spare)
+        found = iterate(evaluate, z, x, number, spare=spare, front=front)
         left = torch.cat([parameters[0] - found.s, parameters[1] - found.u], dim=2)
         weights.append(_fitted(found, left, width))
         x = _by_others(found, left, width)

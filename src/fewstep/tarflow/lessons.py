@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.device import autocast
-from fewstep.tarflow.case import BlockCase, SearchOptions
+from fewstep.tarflow.case import BlockCase, SearchOptions, Way
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.inverse import make_evaluator
 from fewstep.tarflow.learned import Lesson, learn
@@ -19,6 +19,9 @@ from fewstep.tarflow.strategy import BlockPlan
 
 _CORRECTED = 6  # corrected iterations that are looked at after a draft
 _ALONE = 10  # and without one
+_BEHIND = 20  # and behind a front
+_FEWEST = 3  # a front is tried where so many behind it are faster than For
+_HARD = 2.0  # times For's seconds that a sample behind a front may take
 _DRAFTS = 3  # lengths of corrected drafts that are tried
 _ROUGH = 1e-2  # an error that bfloat16 does not make much smaller
 _FINE = 0.02  # of the tolerance: an error that no block has to be below
@@ -32,7 +35,7 @@ def corrected_curves(
     most: float,
     costs: Costs,
     options: SearchOptions,
-) -> Iterator[tuple[int, bool, Convergence]]:
+) -> Iterator[tuple[Way, Convergence]]:
     """Errors of corrected iterations after drafts of a few lengths, and without one.
 
     Args:
@@ -42,7 +45,7 @@ def corrected_curves(
         most: seconds that a plan may cost.
 
     Yields:
-        iterations of a draft, whether they spare, curve of those after the draft.
+        a way, and the curve of the iterations in full precision.
     """
     for spare in (False, True) if costs.spare is not None else (False,):
         lengths = [0]
@@ -55,28 +58,69 @@ def corrected_curves(
             last = len(block.drafts[guess, spare].weights)
             lengths = list(range(max(1, last - _DRAFTS + 1), last + 1))
         for draft in lengths:
-            if costs.corrected(draft, 1, spare=spare) > most:
+            way = Way(guess, draft, spare)
+            if costs.corrected(way, 1) > most:
                 break
-            key = guess, draft, spare
-            if key not in block.corrected:
-                cap = _CORRECTED if draft else _ALONE
-                count = sum(
-                    costs.corrected(draft, number, spare=spare) <= most
-                    for number in range(1, cap + 1)
-                )
-                enough = _FINE * options.tolerance
-                block.corrected[key] = _learn(
-                    sampler, block, guess, draft, count, enough, spare=spare
-                )
-            yield draft, spare, block.corrected[key][1]
+            cap = _CORRECTED if draft else _ALONE
+            yield way, _known(sampler, block, way, cap, most, costs, options)
 
 
-def corrected_plan(
-    guess: int, draft: int, spare: bool, learnt: int, count: int, tol: float
-) -> BlockPlan:
+def corrected_behind_fronts(
+    sampler: TarFlowSampler,
+    block: BlockCase,
+    sequential: float,
+    costs: Costs,
+    options: SearchOptions,
+) -> Iterator[tuple[Way, Convergence]]:
+    """Errors of corrected iterations behind the front of a tough block.
+
+    Args:
+        sampler, block, costs, options: of the search.
+        sequential: seconds of For.
+
+    Yields:
+        as `corrected_curves`.
+    """
+    for front, (_, spared) in costs.behind.items() if block.tough else ():
+        for spare in (False, True) if spared is not None else (False,):
+            way = Way(block.guesses[0], 0, spare, front)
+            if costs.corrected(way, _FEWEST) < sequential:
+                # Each sample has a stop: a hard one may take longer than by For.
+                most = _HARD * sequential
+                yield way, _known(sampler, block, way, _BEHIND, most, costs, options)
+
+
+def corrected_plan(way: Way, learnt: int, count: int, tol: float) -> BlockPlan:
     """The plan with so many corrected iterations in full precision, and a stop."""
-    first, refine = (draft, min(count, learnt)) if draft else (min(count, learnt), 0)
-    return BlockPlan(1, first, guess, tol, refine=refine, corrected=True, spare=spare)
+    count = min(count, learnt)
+    first, refine = (way.draft, count) if way.draft else (count, 0)
+    return BlockPlan(
+        1,
+        first,
+        way.guess,
+        tol,
+        refine=refine,
+        corrected=True,
+        spare=way.spare,
+        front=way.front,
+    )
+
+
+def _known(
+    sampler: TarFlowSampler,
+    block: BlockCase,
+    way: Way,
+    cap: int,
+    most: float,
+    costs: Costs,
+    options: SearchOptions,
+) -> Convergence:
+    """The curve of a way, learned at first use: at most `cap` iterations, `most` s."""
+    if way not in block.corrected:
+        count = sum(costs.corrected(way, each) <= most for each in range(1, cap + 1))
+        enough = _FINE * options.tolerance
+        block.corrected[way] = _learn(sampler, block, way, count, enough)
+    return block.corrected[way][1]
 
 
 def _draft(
@@ -84,57 +128,55 @@ def _draft(
 ) -> Lesson:
     """Corrected iterations in bfloat16, until they are as good as bfloat16 is."""
     x = _start(sampler, block, guess)
-    return _lesson(
-        sampler, block, x, longest, torch.bfloat16, spare=spare, enough=_ROUGH
-    )
+    way = Way(guess, longest, spare)
+    return _lesson(sampler, block, way, x, longest, torch.bfloat16, enough=_ROUGH)
 
 
 def _learn(
-    sampler: TarFlowSampler,
-    block: BlockCase,
-    guess: int,
-    draft: int,
-    count: int,
-    enough: float,
-    *,
-    spare: bool,
+    sampler: TarFlowSampler, block: BlockCase, way: Way, count: int, enough: float
 ) -> tuple[Tensor, Convergence]:
     """Weights of a draft and of at most `count` more, and what those leave."""
-    if not draft:
-        x = _start(sampler, block, guess)
-        alone = _lesson(sampler, block, x, count, None, spare=spare, enough=enough)
+    if not way.draft:
+        x = _start(sampler, block, way.guess)
+        alone = _lesson(sampler, block, way, x, count, None, enough=enough)
         return alone.weights, alone.curve
-    before = block.drafts[guess, spare]
-    x = before.iterates[draft - 1]
-    after = _lesson(sampler, block, x, count, None, spare=spare, enough=enough)
-    return torch.cat([before.weights[:draft], after.weights]), after.curve
+    before = block.drafts[way.guess, way.spare]
+    x = before.iterates[way.draft - 1]
+    after = _lesson(sampler, block, way, x, count, None, enough=enough)
+    return torch.cat([before.weights[: way.draft], after.weights]), after.curve
 
 
 def _lesson(
     sampler: TarFlowSampler,
     block: BlockCase,
+    way: Way,
     x: Tensor,
     iterations: int,
     dtype: torch.dtype | None,
     *,
-    spare: bool,
     enough: float,
 ) -> Lesson:
     """Learn iterations from x on (None: in the sampler's precision)."""
     module = sampler.model.flows[block.number]
     z, exact = module.ordered(block.z), module.ordered(block.x)
+    front = way.front
     with torch.inference_mode(), autocast(sampler.device, sampler.precision):
+        evaluate = make_evaluator(
+            module, block.y, z, sampler.guidance, cached=front > 0, dtype=dtype
+        )
+        if front:
+            x = torch.cat([exact[:, : front + 1], x[:, front + 1 :]], dim=1)
+            evaluate(x[:, :front], 0)  # keys and values of the front
         return learn(
-            make_evaluator(
-                module, block.y, z, sampler.guidance, cached=False, dtype=dtype
-            ),
+            evaluate,
             z,
             exact,
             block.parameters,
             x,
             iterations,
-            spare=spare,
+            spare=way.spare,
             enough=enough,
+            front=front,
         )
 
 

@@ -55,7 +55,10 @@ class KeyValueCache:
     def write(
         self, layer: int, start: int | Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store (rows, heads, n, 64) at `start`; return the prefix up to its end."""
+        """Store (rows, heads, n, 64) at `start`; return the prefix up to its end.
+
+        One `start` for all takes the first few rows alone, too.
+        """
         if isinstance(start, Tensor):
             at = start[:, None] + torch.arange(k.shape[2], device=k.device)
             index = at[:, None, :, None].expand_as(k)
@@ -63,10 +66,10 @@ class KeyValueCache:
             self.values[layer].scatter_(2, index, v)
             stop = self.stop(start, k.shape[2])
             return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
-        stop = start + k.shape[2]
-        self.keys[layer, :, :, start:stop] = k
-        self.values[layer, :, :, start:stop] = v
-        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+        rows, stop = len(k), start + k.shape[2]
+        self.keys[layer, :rows, :, start:stop] = k
+        self.values[layer, :rows, :, start:stop] = v
+        return self.keys[layer, :rows, :, :stop], self.values[layer, :rows, :, :stop]
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -106,9 +106,9 @@ class TarFlowSampler:
     def static_shapes(self) -> bool:
         """Whether every step sees the same shapes.
 
-        Jacobi over the whole sequence does; with segments, and in For, the cache grows.
+        Jacobi over the whole sequence does; elsewhere the cache grows.
         """
-        return all(plan.segments == 1 for plan in self.strategy.blocks)
+        return all(plan.mode == "jacobi" for plan in self.strategy.blocks)
 
     def inputs(
         self,

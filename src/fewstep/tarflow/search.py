@@ -112,7 +112,7 @@ def search(
     """
     sequential = Strategy.sequential(len(sampler.model.flows), sampler.model.tokens)
     latents = _with(sampler, sequential).invert(*calibration).latents
-    costs = _costs(sampler, latents[-1], calibration[1], options)
+    costs = _costs(sampler, latents[-1], calibration[1], tough, options)
     blocks = _prepare(sampler, latents, calibration[1], igm, tough, costs, options)
     strategy, error, share, candidates = _within_tolerance(
         sampler, blocks, held_out, costs, options
@@ -149,7 +149,11 @@ def search(
 
 
 def _costs(
-    sampler: TarFlowSampler, x: Tensor, y: Tensor | None, options: SearchOptions
+    sampler: TarFlowSampler,
+    x: Tensor,
+    y: Tensor | None,
+    tough: Sequence[int],
+    options: SearchOptions,
 ) -> Costs:
     """What evaluations cost at the wanted batch; x are inputs of block 0."""
     widths = [*options.windows]
@@ -159,9 +163,15 @@ def _costs(
         x[: options.batch],
         None if y is None else y[: options.batch],
         widths,
+        _fronts(sampler.model.tokens, options) if tough else (),
         drafts=sampler.precision == "fp32" and has_bf16(sampler.device),
         repeats=max(_CLOCKED, options.repeats),
     )
+
+
+def _fronts(tokens: int, options: SearchOptions) -> list[int]:
+    """Tokens of the fronts that are tried."""
+    return sorted({tokens // part for part in options.fronts if part > 1} - {0})
 
 
 def _race(

@@ -73,9 +73,9 @@ def known_choices(block: BlockCase, costs: Costs) -> Iterator[Choice]:
     for profile in block.profiles.values():
         for count, share in _settled(profile.rare):
             yield share, count * costs.whole
-    for (_, draft, spare), (_, curve) in block.corrected.items():
+    for way, (_, curve) in block.corrected.items():
         for count, share in _settled(curve.rare):
-            yield share, costs.corrected(draft, count, spare=spare)
+            yield share, costs.corrected(way, count)
     for plan, errors in block.errors.items():
         width = plan.window or tokens // plan.segments
         # Its stop is half the tolerance that it was made for.

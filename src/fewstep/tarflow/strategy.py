@@ -12,8 +12,9 @@ tokens that slides over the sequence as fast as its tokens settle (its J says no
 `a+b` in place of a number of iterations solves the block in bfloat16 first and then
 takes b Jacobi iterations over the whole sequence in full precision: `[7-w32-1+2-3+2]`.
 A `c` behind it says that iterations are corrected by weights that a search has learned,
-an `s` that every other one of them spares the unconditional rows, too: such a strategy
-comes from a plan, not from its notation alone.
+an `s` that every other one of them spares the unconditional rows, too. `fN` in place of
+a number of segments says that they follow N tokens that are solved one by one. Such a
+strategy comes from a plan, not from its notation alone.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class BlockPlan:
         corrected: every iteration is corrected by learned weights; see
             `fewstep.tarflow.corrected`.
         spare: every other corrected iteration spares the unconditional rows.
+        front: tokens that are solved one by one; corrected iterations go over those
+            behind them. 0 = over the whole sequence.
     """
 
     segments: int = FOR
@@ -60,6 +63,7 @@ class BlockPlan:
     refine: int = 0
     corrected: bool = False
     spare: bool = False
+    front: int = 0
 
     def __post_init__(self) -> None:
         if self.segments < 0:
@@ -81,6 +85,10 @@ class BlockPlan:
             raise ValueError("only iterations over the whole sequence are corrected")
         if self.spare and not self.corrected:
             raise ValueError("only corrected iterations spare unconditional rows")
+        if self.front < 0:
+            raise ValueError(f"front must be 0 or more, not {self.front}")
+        if self.front and (self.refine or not self.corrected):
+            raise ValueError("only corrected iterations without a draft have a front")
 
     @property
     def is_for(self) -> bool:
@@ -96,9 +104,9 @@ class BlockPlan:
 
     @property
     def mode(self) -> str:
-        """`for`, `window`, `jacobi` or `gs-jacobi`."""
-        if self.window:
-            return "window"
+        """`for`, `window`, `front`, `jacobi` or `gs-jacobi`."""
+        if self.window or self.front:
+            return "window" if self.window else "front"
         return ("for", "jacobi")[self.segments] if self.segments < 2 else "gs-jacobi"
 
 
@@ -204,13 +212,13 @@ class Strategy:
         """The notation; `For` when every block is sequential."""
         if all(plan == BlockPlan() for plan in self.blocks):
             return "For"
-        counts = Counter(_key(p) for p in self.blocks if p.segments == 1)
+        counts = Counter(_key(p) for p in self.blocks if p.mode == "jacobi")
         # The most frequent count, the larger one on a tie, so the text is unique.
         other = max(counts, key=lambda j: (counts[j], j)) if counts else None
         stack = [
             (number, plan)
             for number, plan in enumerate(self.blocks)
-            if plan.segments != 1 or _key(plan) != other
+            if plan.mode != "jacobi" or _key(plan) != other
         ]
         rest = "0"
         if other is not None:
@@ -222,10 +230,7 @@ class Strategy:
             stack = [(0, self.blocks[0])]
         full = "T" if self.tokens is None else str(self.tokens)
         numbers = "/".join(str(number) for number, _ in stack)
-        ways = [
-            full if p.is_for else f"w{p.window}" if p.window else str(p.segments)
-            for _, p in stack
-        ]
+        ways = [full if plan.is_for else _written(plan) for _, plan in stack]
         jacobi = [plan.iterations for _, plan in stack]
         return f"[{numbers}-{_folded(ways)}-{_folded(jacobi)}-{rest}]"
 
@@ -246,6 +251,7 @@ class Strategy:
                     "refine": plan.refine,
                     "corrected": plan.corrected,
                     "spare": plan.spare,
+                    "front": plan.front,
                 }
                 for number, plan in enumerate(self.blocks)
             ],
@@ -264,6 +270,7 @@ class Strategy:
                 row["refine"],
                 row["corrected"],
                 row["spare"],
+                row["front"],
             )
             for row in value["blocks"]
         )
@@ -280,6 +287,13 @@ def _key(plan: BlockPlan) -> tuple[int, int, bool, bool]:
     return plan.max_jacobi, plan.refine, plan.corrected, plan.spare
 
 
+def _written(plan: BlockPlan) -> str:
+    """What stands in place of a number of segments."""
+    if plan.mode in ("window", "front"):
+        return f"{plan.mode[0]}{plan.window or plan.front}"
+    return str(plan.segments)
+
+
 def _normalised(plan: BlockPlan, tokens: int | None) -> BlockPlan:
     """One writing for one way: a window of 1 is For, one of all tokens is Jacobi.
 
@@ -289,7 +303,7 @@ def _normalised(plan: BlockPlan, tokens: int | None) -> BlockPlan:
         return replace(plan, segments=1, max_jacobi=tokens, window=0)
     if plan.window > 1:
         return replace(plan, max_jacobi=1)
-    full = tokens is not None and plan.segments >= tokens
+    full = tokens is not None and max(plan.segments, plan.front + 1) >= tokens
     if plan.is_for or plan.window or full:
         return BlockPlan(tol=plan.tol if plan.refine else None, refine=plan.refine)
     return plan
