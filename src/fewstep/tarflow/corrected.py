@@ -81,6 +81,11 @@ class Iteration:
         return self.move.abs().amax(dim=(1, 2))
 
 
+def headed(head: Tensor, x: Tensor) -> Tensor:
+    """x (B, T, C) with `head` (B, n, C) in place of its first n tokens."""
+    return torch.cat([head, x[:, head.shape[1] :]], dim=1)
+
+
 def iterate(
     evaluate: BlockEvaluator,
     z: Tensor,
@@ -92,13 +97,11 @@ def iterate(
 ) -> Iteration:
     """An iteration from x (B, T, C); `spare`: odd ones leave unconditional rows out.
 
-    Tokens up to `front` are solved, and `evaluate` has a cache that holds those before
-    it. They pass unchanged, as token 0 always does.
+    Tokens up to `front` are solved, in z as in x (see `headed`), and `evaluate` has a
+    cache that holds those before it. They pass unchanged, as token 0 always does.
     """
     out = evaluate(x[:, front:-1], front, spare=spare and number % 2 == 1)
     s, u = (F.pad(part, (0, 0, front + 1, 0)) for part in out)
-    if front:
-        z = torch.cat([x[:, : front + 1], z[:, front + 1 :]], dim=1)
     new = bounded(jacobi_step(z, s, u))
     return Iteration(z, s, u, new, new - x)
 
@@ -154,7 +157,7 @@ def solve_corrected(
             what a correction adds is no part of the move. 0 = none is.
         on_iteration: called with (0, iteration, x).
         spare: every other iteration leaves the unconditional rows out.
-        front: tokens of x up to this one are solved; see `iterate`.
+        front: tokens of z and x up to this one are solved; see `iterate`.
 
     Returns:
         x (B, T, C).

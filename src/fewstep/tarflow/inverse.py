@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewstep.device import replays
-from fewstep.tarflow.corrected import Learned, solve_corrected
+from fewstep.tarflow.corrected import Learned, headed, solve_corrected
 from fewstep.tarflow.guidance import (
     UNGUIDED,
     BlockEvaluator,
@@ -143,20 +143,20 @@ def _solve_corrected(
     """`solve_corrected`, behind the plan's front: the segment before it, by For."""
     front = plan.front
     if front:
-        rest, first, then = x[:, front + 1 :], None, None
+        first = then = None
         if hook is not None:
-            first = partial(_with_rest, hook, rest)
+            first = partial(_with_rest, hook, x)
             then = partial(_renumbered, hook, 1)
         head = _solve(evaluate, z[:, : front + 1], BlockPlan(), 0.0, None, first)
-        x, hook = torch.cat([head, rest], dim=1), then
+        z, x, hook = headed(head, z), headed(head, x), then
     return solve_corrected(
         evaluate, z, x, weights, tol, hook, spare=plan.spare, front=front
     )
 
 
-def _with_rest(hook: OnStep, rest: Tensor, segment: int, k: int, x: Tensor) -> None:
+def _with_rest(hook: OnStep, x: Tensor, segment: int, k: int, head: Tensor) -> None:
     """Tell of the first tokens beside those that are not solved yet."""
-    hook(segment, k, torch.cat([x, rest], dim=1))
+    hook(segment, k, headed(head, x))
 
 
 def _renumbered(hook: OnStep, number: int, _: int, k: int, x: Tensor) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewstep.device import autocast
 from fewstep.tarflow.case import BlockCase, SearchOptions, Way
+from fewstep.tarflow.corrected import headed
 from fewstep.tarflow.costs import Costs
 from fewstep.tarflow.inverse import make_evaluator
 from fewstep.tarflow.learned import Lesson, learn
@@ -165,7 +166,7 @@ def _lesson(
             module, block.y, z, sampler.guidance, cached=front > 0, dtype=dtype
         )
         if front:
-            x = torch.cat([exact[:, : front + 1], x[:, front + 1 :]], dim=1)
+            z, x = (headed(exact[:, : front + 1], part) for part in (z, x))
             evaluate(x[:, :front], 0)  # keys and values of the front
         return learn(
             evaluate,
