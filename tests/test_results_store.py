@@ -184,6 +184,34 @@ def test_duckdb_and_plain_pandas_read_a_table(tmp_path: Path) -> None:
     assert pd.read_parquet(path)["frechet"].mean() == 12.0
 
 
+_THREADS = """
+import os, sys
+from fewstep.results import read, read_rows, EVALUATIONS
+
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+before = threads()
+read_rows(sys.argv[1], EVALUATIONS)
+read(sys.argv[1])
+print(threads() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in Linux's /proc")
+def test_reading_starts_no_thread(tmp_path: Path) -> None:
+    """A thread of pyarrow's that holds the file's bytes while Python ends aborts it."""
+    path = tmp_path / "evaluations.parquet"
+    upsert(path, [samples.evaluation("for", 0, 10.0)])
+    done = subprocess.run(
+        [sys.executable, "-c", _THREADS, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0\n"
+
+
 # Failures
 
 

@@ -68,7 +68,9 @@ def load(path: Path, table: Table) -> pa.Table:
     """
     try:
         # By name, pyarrow opens it twice: another job may replace it in between.
-        found = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+        # A thread of pyarrow's that drops these bytes while Python ends aborts it.
+        found = file.read(use_threads=False)
     except FileNotFoundError as error:
         raise UserError("file not found", where=str(path)) from error
     except (pa.ArrowException, OSError) as error:

@@ -110,7 +110,7 @@ def read(path: str | Path, table: Table | None = None) -> pd.DataFrame:
     """
     path = Path(path)
     frame: pd.DataFrame = load(path, table or table_of(path)).to_pandas(
-        types_mapper=_PANDAS.get
+        types_mapper=_PANDAS.get, use_threads=False
     )
     return frame
 
