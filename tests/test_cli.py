@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,22 @@ def test_a_users_mistake_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines() == [
         f"fewstep: {tmp_path / 'no.json'}: file not found"
     ]
+
+
+def test_a_line_is_written_in_one_piece() -> None:
+    """Jobs that fail at once share a terminal: no line may end up behind another."""
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with reader, writer:
+        reader.settimeout(60)
+        command = (sys.executable, "-m", "fewstep", "grid", "--samples", "no.json")
+        with subprocess.Popen(
+            [*command, "--out", "grid.png"],
+            stderr=writer,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # as in many containers
+        ) as process:
+            found = reader.recv(1000)
+            process.kill()
+    assert found == b"fewstep: no.json: file not found\n"
 
 
 @pytest.mark.parametrize("spec", ["{", "[1]"])

@@ -61,5 +61,6 @@ def main() -> None:
         line = told(error)
         if line is None:
             raise
-        print(f"fewstep: {line[0]}", file=sys.stderr)
+        # In one piece: jobs that fail at once share a terminal.
+        sys.stderr.write(f"fewstep: {line[0]}\n")
         sys.exit(line[1])
